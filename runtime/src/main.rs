@@ -1,0 +1,2 @@
+//! The command `rrun`.
+fn main() {}
