@@ -1,1 +1,13 @@
-//! spec
+//! What a container should be: the `config.json` of an OCI bundle, loaded, checked, and written
+//! as a template.
+//!
+//! [`load_bundle`] reads and parses one file; [`check`] says all that is wrong with it at once;
+//! [`unsupported`] says what is right but not applied yet. Apart from reading that one file the
+//! crate makes no system call: everything else is a pure function, and knows neither this machine
+//! nor this user.
+//!
+//! The types are those of the crate `oci-spec`, re-exported as [`oci`].
+
+pub mod mount_options;
+
+pub use oci_spec::runtime as oci;
