@@ -11,9 +11,11 @@
 mod check;
 mod load;
 pub mod mount_options;
+mod template;
 
 pub use check::{
     Problem, Problems, check, check_process, sysctl_path, unsupported, unsupported_process,
 };
 pub use load::{Bundle, CONFIG, LoadError, load_bundle, load_process, parse};
 pub use oci_spec::runtime as oci;
+pub use template::Template;
