@@ -204,24 +204,7 @@ fn maps(
 fn sysctl(linux: &oci::Linux) -> Vec<(String, String)> {
     let mut values: Vec<_> = linux.sysctl().clone().unwrap_or_default().into_iter().collect();
     values.sort();
-    values.into_iter().map(|(name, value)| (sysctl_path(&name), value)).collect()
-}
-
-/// Where the sysctl `name` lies below `/proc/sys`: dots are slashes, unless slashes came first.
-///
-/// Source: sysctl(8), "variable".
-fn sysctl_path(name: &str) -> String {
-    let separator = name.find(['.', '/']).and_then(|at| name.as_bytes().get(at));
-    if separator == Some(&b'/') {
-        return name.to_owned();
-    }
-    name.chars()
-        .map(|c| match c {
-            '.' => '/',
-            '/' => '.',
-            c => c,
-        })
-        .collect()
+    values.into_iter().map(|(name, value)| (rrun_spec::sysctl_path(&name), value)).collect()
 }
 
 fn root(
@@ -321,18 +304,6 @@ fn devices(linux: &oci::Linux) -> anyhow::Result<Vec<DevicePlan>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sysctl_names_are_paths() {
-        for (name, path) in [
-            ("net.ipv4.ip_forward", "net/ipv4/ip_forward"),
-            ("net.ipv4.conf.eth0/1.rp_filter", "net/ipv4/conf/eth0.1/rp_filter"),
-            ("net/ipv4/conf/eth0.1/rp_filter", "net/ipv4/conf/eth0.1/rp_filter"),
-            ("kernel.msgmax", "kernel/msgmax"),
-        ] {
-            assert_eq!(sysctl_path(name), path);
-        }
-    }
 
     #[test]
     fn propagation_has_both_spellings() {
