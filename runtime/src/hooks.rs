@@ -175,3 +175,100 @@ fn spawn_unblocked(command: &mut Command) -> std::io::Result<Child> {
     before.thread_set_mask()?;
     child
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::filter::tests::in_child;
+
+    /// Hooks that run a script by `sh -c`, with more fields.
+    fn hooks(scripts: &[(&str, &str)]) -> Vec<Hook> {
+        let hook = |(script, fields): &(&str, &str)| {
+            let args = serde_json::to_string(&["sh", "-c", script]).unwrap();
+            let json = format!(r#"{{"path": "/bin/sh", "args": {args}{fields}}}"#);
+            serde_json::from_str(&json).unwrap()
+        };
+        scripts.iter().map(hook).collect()
+    }
+
+    fn failure(script: &str, fields: &str) -> String {
+        format!("{:#}", run(&hooks(&[(script, fields)]), "poststop", b"{}").unwrap_err())
+    }
+
+    #[test]
+    fn a_hook_gets_the_state_its_environment_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().display();
+        let script =
+            format!("cat > {path}/state; env | grep -v -e ^PWD= -e ^_= -e ^SHLVL= > {path}/env");
+        let more = r#", "env": ["A=1", "PATH=/bin:/usr/bin", "B=x=y"]"#;
+        let state = format!(r#"{{"id": "{}"}}"#, "x".repeat(200_000)); // more than a pipe holds
+        let touch = format!("test -s {path}/env && : > {path}/second");
+        let all = hooks(&[(&script, more), (&touch, r#", "env": ["PATH=/bin:/usr/bin"]"#)]);
+        run(&all, "createRuntime", state.as_bytes()).unwrap();
+        let read = |name| std::fs::read_to_string(directory.path().join(name)).unwrap();
+        assert_eq!(read("state"), state);
+        let mut environment = read("env").lines().map(str::to_owned).collect::<Vec<_>>();
+        environment.sort();
+        assert_eq!(environment, ["A=1", "B=x=y", "PATH=/bin:/usr/bin"]);
+        assert_eq!(read("second"), "");
+    }
+
+    #[test]
+    fn a_failure_names_the_hook_and_its_first_complaint() {
+        let error = failure("echo first >&2; echo second >&2; exit 3", "");
+        assert_eq!(error, "poststop hook 0 (/bin/sh): exit status: 3: first");
+        let error = failure("kill -9 $$", "");
+        assert_eq!(error, "poststop hook 0 (/bin/sh): signal: 9 (SIGKILL)");
+        let after = hooks(&[("exit 0", ""), ("exit 1", ""), ("touch /tmp/rrun-never", "")]);
+        let error = format!("{:#}", run(&after, "prestart", b"").unwrap_err());
+        assert_eq!(error, "prestart hook 1 (/bin/sh): exit status: 1");
+        assert!(!std::path::Path::new("/tmp/rrun-never").exists());
+    }
+
+    #[test]
+    fn a_slow_hook_is_killed() {
+        let started = Instant::now();
+        let error = failure("echo slow >&2; exec sleep 100", r#", "timeout": 1"#);
+        assert!(error.ends_with("killed after its timeout of 1 s: slow"), "{error}");
+        assert!((1..20).contains(&started.elapsed().as_secs()));
+        run(&hooks(&[("sleep 0.1", r#", "timeout": 60"#)]), "prestart", b"").unwrap();
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        assert!(failure("", r#", "timeout": 0"#).contains("timeout above 0"));
+        assert!(failure("", r#", "timeout": -5"#).contains("timeout above 0"));
+        let one = |path: &str| {
+            let json = format!(r#"{{"path": "{path}"}}"#);
+            let hooks: Vec<Hook> = vec![serde_json::from_str(&json).unwrap()];
+            format!("{:#}", run(&hooks, "poststart", b"{}").unwrap_err())
+        };
+        assert!(one("bin/sh").contains("want an absolute path"));
+        assert!(
+            one("/no/such/hook").starts_with("poststart hook 0 (/no/such/hook): run it: No such")
+        );
+    }
+
+    #[test]
+    fn a_process_left_behind_does_not_hold_us_up() {
+        let started = Instant::now();
+        run(&hooks(&[("sleep 5 & exit 0", "")]), "poststart", b"{}").unwrap();
+        assert!(started.elapsed() < Duration::from_secs(4));
+    }
+
+    #[test]
+    fn a_chatty_hook_that_reads_nothing_ends() {
+        let error = failure("head -c 1000000 /dev/zero >&2; exec <&-; sleep 0.1; exit 4", "");
+        assert!(error.starts_with("poststop hook 0 (/bin/sh): exit status: 4: \0\0"));
+    }
+
+    #[test]
+    fn hooks_run_with_no_signal_blocked() {
+        in_child(|| {
+            SigSet::all().thread_block().unwrap();
+            run(&hooks(&[("kill -TERM $$; exit 0", "")]), "prestart", b"").unwrap_err();
+            assert!(SigSet::thread_get_mask().unwrap().contains(nix::sys::signal::SIGTERM));
+        });
+    }
+}
