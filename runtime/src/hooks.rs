@@ -77,8 +77,13 @@ impl<'a> Running<'a> {
         if let Some((name, rest)) = hook.args().as_ref().and_then(|args| args.split_first()) {
             command.arg0(name).args(rest);
         }
-        let pairs = hook.env().iter().flatten().filter_map(|pair| pair.split_once('='));
-        command.env_clear().envs(pairs);
+        command.env_clear();
+        for pair in hook.env().iter().flatten() {
+            let (name, value) = pair
+                .split_once('=')
+                .with_context(|| format!("environment {pair:?}: want NAME=VALUE"))?;
+            command.env(name, value);
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = spawn_unblocked(&mut command).context("run it")?;
         let pid = Pid::from_raw(i32::try_from(child.id())?);
@@ -238,6 +243,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         assert!(failure("", r#", "timeout": 0"#).contains("timeout above 0"));
+        assert!(failure("", r#", "env": ["A"]"#).contains(r#"environment "A": want NAME=VALUE"#));
         assert!(failure("", r#", "timeout": -5"#).contains("timeout above 0"));
         let one = |path: &str| {
             let json = format!(r#"{{"path": "{path}"}}"#);

@@ -135,7 +135,7 @@ pub(super) struct Relay<'a> {
 
 impl<'a> Relay<'a> {
     /// A relay that has not moved anything yet. The master becomes non-blocking, takes the size of
-    /// `input` where that is a terminal, and has its line ends kept (see [`keep_line_ends`]).
+    /// `input` or `output`, whichever is a terminal, and has its line ends kept (see [`keep_line_ends`]).
     ///
     /// # Errors
     ///
@@ -155,7 +155,7 @@ impl<'a> Relay<'a> {
 
     /// Gives the container's terminal the size of the caller's, if that is one.
     pub(super) fn resize(&self) {
-        if let Ok(size) = terminal::size(self.input) {
+        if let Ok(size) = terminal::size(self.input).or_else(|_| terminal::size(self.output)) {
             // A master that is gone has no size to keep.
             let _best_effort = terminal::set_size(&self.master, size);
         }

@@ -35,6 +35,8 @@ const TRIES: u32 = 11;
 pub struct Cgroup {
     v1: Vec<Directory>,
     unified: Option<Directory>,
+    /// Whether its maker had privileges on the host, so that a refusal is an error.
+    privileged: bool,
 }
 
 /// The directory of a cgroup in one hierarchy.
@@ -130,9 +132,8 @@ impl Cgroup {
         self.v1.iter().try_for_each(|directory| directory.write("cgroup.procs", &pid.to_string()))
     }
 
-    /// Writes what the config asks for. The device rules come first in force, so do this before the
-    /// container's first program runs; where the caller may not restrict devices, nothing can be made
-    /// that he could open, and that is tolerated.
+    /// Writes what the config asks for. A maker without privileges who may not restrict devices goes
+    /// without: he cannot make or reach one beyond what the file permissions give him.
     ///
     /// # Errors
     ///
@@ -182,7 +183,8 @@ impl Cgroup {
     pub fn kill_all(&self) -> Result<()> {
         if let Some(directory) = &self.unified {
             match files::write(&directory.path.join("cgroup.kill"), "1") {
-                Ok(()) => return Ok(()),
+                // What a freezer of version 1 has stopped dies when it is let go.
+                Ok(()) => return self.v1("freezer").map_or(Ok(()), |_freezer| self.thaw()),
                 Err(error) if errno_of(&error) == Errno::ENOENT && !directory.path.exists() => {
                     return Ok(());
                 }

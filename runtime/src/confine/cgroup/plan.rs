@@ -35,6 +35,8 @@ struct Place {
 /// caller's own cgroup. Where version 2 is alone, from the parent of that first, as in runc: a cgroup
 /// with processes cannot hand controllers to its children.
 ///
+/// `privileged` says whether the caller is root on the host, to whom a refusal is an error.
+///
 /// # Errors
 ///
 /// A path with `..`, or one that names the hierarchy's root.
@@ -42,7 +44,7 @@ pub fn plan(
     hierarchies: &Hierarchies,
     id: &str,
     cgroups_path: Option<&Path>,
-    euid_is_root: bool,
+    privileged: bool,
 ) -> Result<Option<CgroupPlan>> {
     let given = cgroups_path.filter(|path| !path.as_os_str().is_empty());
     let path = given.unwrap_or(Path::new(id));
@@ -63,7 +65,7 @@ pub fn plan(
     };
     let all = hierarchies.v1.iter().chain(&hierarchies.unified);
     let places = all.map(place).collect::<Vec<_>>();
-    Ok((!places.is_empty()).then_some(CgroupPlan { places, must: euid_is_root }))
+    Ok((!places.is_empty()).then_some(CgroupPlan { places, must: privileged }))
 }
 
 /// `path` without its root and without `.`.
@@ -88,7 +90,7 @@ impl CgroupPlan {
     /// A refusal to root, or to anybody who asked for `limits`; a cgroup that is there already and
     /// holds processes. What was made is removed again.
     pub fn create(&self, limits: &Limits) -> Result<Option<Cgroup>> {
-        let mut made = Cgroup::default();
+        let mut made = Cgroup { privileged: self.must, ..Cgroup::default() };
         for place in &self.places {
             match place.create() {
                 Ok(directory) => made.add(directory),

@@ -82,6 +82,19 @@ fn without_the_kill_file_everything_is_frozen_and_killed() {
 }
 
 #[test]
+fn what_is_frozen_can_be_killed() {
+    for v2_only in [false, true] {
+        let Some(cgroup) = make("paused", v2_only) else { continue };
+        let (mut child, pid) = sleeper();
+        cgroup.enter(pid).unwrap();
+        cgroup.freeze().unwrap();
+        cgroup.kill_all().unwrap();
+        child.wait().unwrap();
+        cgroup.remove().unwrap();
+    }
+}
+
+#[test]
 fn cgroups_that_the_container_made_are_seen_and_removed() {
     let Some(cgroup) = make("nested", true) else { return };
     let deeper = cgroup.unified_dir().unwrap().join("a/b");
