@@ -137,13 +137,18 @@ impl Place {
 
     fn create_at(&self, path: &Path) -> io::Result<()> {
         const ALL: Mode = Mode::from_bits_truncate(0o755);
+        let is_cpuset = self.controllers.iter().any(|name| name == "cpuset");
         match mkdir(path, ALL) {
+            Ok(()) if is_cpuset => return fill_cpuset(path, &self.mount),
+            Ok(()) => return Ok(()),
             Err(Errno::ENOENT) => fs::create_dir_all(path)?,
             Err(Errno::EEXIST) => must_be_empty(path)?,
-            made => made?,
+            Err(errno) => return Err(errno.into()),
         }
-        if self.controllers.iter().any(|name| name == "cpuset") {
-            inherit_cpuset(path, &self.mount)?;
+        if is_cpuset {
+            for file in CPUSET {
+                inherited(path, &self.mount, file)?;
+            }
         }
         Ok(())
     }
@@ -158,22 +163,24 @@ fn must_be_empty(path: &Path) -> io::Result<()> {
 }
 
 /// No process may enter a cpuset of version 1 without processors and memory nodes, and a new one has
-/// none: it gets its parent's, and that one its parent's first.
-fn inherit_cpuset(path: &Path, mount: &Path) -> io::Result<()> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        inherit_file(path, mount, file)?;
-    }
-    Ok(())
+/// neither: it gets its parent's.
+const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+
+fn fill_cpuset(path: &Path, mount: &Path) -> io::Result<()> {
+    CPUSET.into_iter().try_for_each(|file| fill(path, mount, file).map(drop))
 }
 
-fn inherit_file(path: &Path, mount: &Path, file: &str) -> io::Result<String> {
+fn fill(path: &Path, mount: &Path, file: &str) -> io::Result<String> {
+    let from = path.parent().unwrap_or(mount);
+    let text = inherited(from, mount, file)?;
+    files::write(&path.join(file), text.trim_end())?;
+    Ok(text)
+}
+
+/// What `path` has, after it got its parent's if it had nothing.
+fn inherited(path: &Path, mount: &Path, file: &str) -> io::Result<String> {
     let own = files::read(&path.join(file))?;
-    let (Some(parent), true) = (path.parent(), own.trim_end().is_empty() && path != mount) else {
-        return Ok(own);
-    };
-    let inherited = inherit_file(parent, mount, file)?;
-    files::write(&path.join(file), inherited.trim_end())?;
-    Ok(inherited)
+    if own.trim_end().is_empty() && path != mount { fill(path, mount, file) } else { Ok(own) }
 }
 
 #[cfg(test)]
