@@ -4,13 +4,13 @@ use anyhow::{Context as _, Result};
 
 use super::Global;
 use super::creation::Creation;
-use crate::sys::process::ensure_sealed;
+use crate::sys::seal::ensure_sealed;
 
 /// Create a container
 ///
 /// Everything of the container is made; its program waits for `rrun start`.
 #[derive(Debug, clap::Args)]
-pub struct Create {
+pub(super) struct Create {
     #[command(flatten)]
     creation: Creation,
 }
@@ -21,9 +21,9 @@ impl Create {
     /// # Errors
     ///
     /// What failed; nothing is left of the container then.
-    pub fn run(&self, global: &Global) -> Result<u8> {
+    pub(super) fn run(&self, global: &Global) -> Result<u8> {
         let operation = || format!("create {}", self.creation.id);
-        ensure_sealed().context("make a sealed copy of rrun").with_context(operation)?;
+        ensure_sealed().context("keep rrun from being overwritten").with_context(operation)?;
         let created = global.runtime()?.create(&self.creation.request(true));
         created.with_context(operation).map(|()| 0)
     }

@@ -29,7 +29,7 @@ pub(super) struct Creation {
     /// Descriptors after the standard three that the program gets
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
-    /// Change the root without pivot_root, which a ramdisk does not allow
+    /// Change the root as a ramdisk needs it, where it cannot be pivoted
     #[arg(long)]
     no_pivot: bool,
     /// Stay in the caller's session keyring

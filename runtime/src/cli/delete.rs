@@ -10,7 +10,7 @@ use crate::container::{ContainerId, Runtime};
 /// The writable layer that is kept for a container with a layered root stays, and a new container
 /// of the same name gets it again; --purge removes it too.
 #[derive(Debug, clap::Args)]
-pub struct Delete {
+pub(super) struct Delete {
     /// Names of the containers
     #[arg(value_name = "ID", required = true)]
     ids: Vec<ContainerId>,
@@ -28,7 +28,7 @@ impl Delete {
     /// # Errors
     ///
     /// The first one that could not be deleted.
-    pub fn run(&self, global: &Global) -> Result<u8> {
+    pub(super) fn run(&self, global: &Global) -> Result<u8> {
         let runtime = global.runtime()?;
         for id in &self.ids {
             self.delete(&runtime, id).with_context(|| format!("delete {id}"))?;

@@ -9,11 +9,11 @@ use rrun_spec::oci::Capability;
 use super::Global;
 use crate::container::ContainerId;
 use crate::container::exec::Request;
-use crate::sys::process::ensure_sealed;
+use crate::sys::seal::ensure_sealed;
 
 /// Run a program in a container
 #[derive(Debug, clap::Args)]
-pub struct Exec {
+pub(super) struct Exec {
     /// Name of the container
     #[arg(value_name = "ID")]
     id: ContainerId,
@@ -64,9 +64,9 @@ impl Exec {
     /// # Errors
     ///
     /// If the container does not run, or the program cannot.
-    pub fn run(&self, global: &Global) -> Result<u8> {
+    pub(super) fn run(&self, global: &Global) -> Result<u8> {
         let operation = || format!("exec {}", self.id);
-        ensure_sealed().context("make a sealed copy of rrun").with_context(operation)?;
+        ensure_sealed().context("keep rrun from being overwritten").with_context(operation)?;
         self.run_sealed(global).with_context(operation)
     }
 

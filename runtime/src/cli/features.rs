@@ -12,7 +12,7 @@ use super::{Global, print};
 /// The document is the one that the OCI runtime specification describes in features.md. It says
 /// what this program can do, not what this machine allows.
 #[derive(Debug, clap::Args)]
-pub struct Features {}
+pub(super) struct Features {}
 
 impl Features {
     /// Prints the document.
@@ -20,7 +20,7 @@ impl Features {
     /// # Errors
     ///
     /// Standard output cannot be written.
-    pub fn run(&self, _global: &Global) -> Result<u8> {
+    pub(super) fn run(&self, _global: &Global) -> Result<u8> {
         print(&format!("{:#}\n", document()))?;
         Ok(0)
     }

@@ -8,7 +8,7 @@ use crate::container::kill::parse_signal;
 
 /// Send a signal to a container
 #[derive(Debug, clap::Args)]
-pub struct Kill {
+pub(super) struct Kill {
     /// Name of the container
     #[arg(value_name = "ID")]
     id: ContainerId,
@@ -26,7 +26,7 @@ impl Kill {
     /// # Errors
     ///
     /// If the container does not run, or there is no such signal.
-    pub fn run(&self, global: &Global) -> Result<u8> {
+    pub(super) fn run(&self, global: &Global) -> Result<u8> {
         let operation = || format!("kill {}", self.id);
         let signal = parse_signal(&self.signal).with_context(operation)?;
         global.runtime()?.kill(&self.id, signal, self.all).with_context(operation)?;

@@ -10,7 +10,7 @@ use crate::container::state::Report;
 
 /// List the containers
 #[derive(Debug, clap::Args)]
-pub struct List {
+pub(super) struct List {
     /// Form of the list
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     format: Format,
@@ -34,7 +34,7 @@ impl List {
     /// # Errors
     ///
     /// If the directory of the containers cannot be read.
-    pub fn run(&self, global: &Global) -> Result<u8> {
+    pub(super) fn run(&self, global: &Global) -> Result<u8> {
         let runtime = global.runtime()?;
         let records = runtime.containers.all().context("list")?;
         let reports: Vec<_> = records.into_iter().map(|record| runtime.report(record)).collect();

@@ -43,7 +43,7 @@ pub struct Command {
 /// Flags that stand before the verb.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// Directory of the runtime's state [default: /run/rrun, or $XDG_RUNTIME_DIR/rrun]
+    /// Directory of the runtime's state [default: rrun in /run or in `$XDG_RUNTIME_DIR`]
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
     /// File that takes errors and warnings, one line each [default: standard error]

@@ -14,7 +14,7 @@ use crate::process::server::mount_by_hand;
 /// Read-only layers and one writable layer become one tree at MOUNTPOINT. Without being root, do it
 /// in a user and mount namespace of your own: unshare --user --map-root-user --mount.
 #[derive(Debug, clap::Args)]
-pub struct Overlay {
+pub(super) struct Overlay {
     /// Directory to mount on
     #[arg(value_name = "MOUNTPOINT")]
     mountpoint: PathBuf,
@@ -32,7 +32,7 @@ impl Overlay {
     /// # Errors
     ///
     /// What is wrong with the options or the layers, or why the kernel refuses the mount.
-    pub fn run(&self, _global: &Global) -> Result<u8> {
+    pub(super) fn run(&self, _global: &Global) -> Result<u8> {
         let operation = || format!("overlay {}", self.mountpoint.display());
         let options = self.options.join(&OsString::from(","));
         let config = Config::from_options(&options).context("option -o");

@@ -13,7 +13,7 @@ use crate::container::ContainerId;
 ///
 /// The table is what the host's ps prints, without the lines of other processes.
 #[derive(Debug, clap::Args)]
-pub struct Ps {
+pub(super) struct Ps {
     /// Name of the container
     #[arg(value_name = "ID")]
     id: ContainerId,
@@ -31,7 +31,7 @@ impl Ps {
     /// # Errors
     ///
     /// If there is no such container, or no ps.
-    pub fn run(&self, global: &Global) -> Result<u8> {
+    pub(super) fn run(&self, global: &Global) -> Result<u8> {
         let operation = || format!("ps {}", self.id);
         let pids = global.runtime()?.processes(&self.id).with_context(operation)?;
         print(&match self.format {

@@ -5,14 +5,14 @@ use anyhow::{Context as _, Result};
 use super::Global;
 use super::creation::Creation;
 use crate::container::run::After;
-use crate::sys::process::ensure_sealed;
+use crate::sys::seal::ensure_sealed;
 
 /// Create and start a container
 ///
 /// In the foreground, signals and the terminal are passed on, the exit code is that of the program
 /// (128 and the number of the signal that ended it), and the container is deleted at the end.
 #[derive(Debug, clap::Args)]
-pub struct Run {
+pub(super) struct Run {
     #[command(flatten)]
     creation: Creation,
     /// End as soon as the program runs
@@ -32,9 +32,9 @@ impl Run {
     /// # Errors
     ///
     /// What failed; nothing is left of the container then.
-    pub fn run(&self, global: &Global) -> Result<u8> {
+    pub(super) fn run(&self, global: &Global) -> Result<u8> {
         let operation = || format!("run {}", self.creation.id);
-        ensure_sealed().context("make a sealed copy of rrun").with_context(operation)?;
+        ensure_sealed().context("keep rrun from being overwritten").with_context(operation)?;
         let after = After { detach: self.detach, keep: self.keep, subreaper: !self.no_subreaper };
         let runtime = global.runtime()?;
         runtime.run(&self.creation.request(self.detach), after).with_context(operation)

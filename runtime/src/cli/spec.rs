@@ -17,7 +17,7 @@ use super::Global;
 /// The file is a start to be edited: it runs `sh` on a terminal, in the directory `rootfs` beside
 /// it, which must not be written to. A file that is already there is left alone.
 #[derive(Debug, clap::Args)]
-pub struct Spec {
+pub(super) struct Spec {
     /// Directory of the bundle
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
@@ -33,7 +33,7 @@ impl Spec {
     ///
     /// The file exists already, in runc's words; the directory is missing, full, or not writable.
     /// A file that could not be written whole is removed.
-    pub fn run(&self, _global: &Global) -> Result<u8> {
+    pub(super) fn run(&self, _global: &Global) -> Result<u8> {
         let template = if self.rootless {
             Template::Rootless { uid: geteuid().as_raw(), gid: getegid().as_raw() }
         } else {

@@ -7,7 +7,7 @@ use crate::container::ContainerId;
 
 /// Start a created container
 #[derive(Debug, clap::Args)]
-pub struct Start {
+pub(super) struct Start {
     /// Name of the container
     #[arg(value_name = "ID")]
     id: ContainerId,
@@ -19,7 +19,7 @@ impl Start {
     /// # Errors
     ///
     /// If it does not wait for its start, or its program cannot run.
-    pub fn run(&self, global: &Global) -> Result<u8> {
+    pub(super) fn run(&self, global: &Global) -> Result<u8> {
         global.runtime()?.start(&self.id).with_context(|| format!("start {}", self.id))?;
         Ok(0)
     }

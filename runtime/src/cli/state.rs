@@ -7,7 +7,7 @@ use crate::container::ContainerId;
 
 /// Show the state of a container, as JSON
 #[derive(Debug, clap::Args)]
-pub struct State {
+pub(super) struct State {
     /// Name of the container
     #[arg(value_name = "ID")]
     id: ContainerId,
@@ -19,7 +19,7 @@ impl State {
     /// # Errors
     ///
     /// If there is no such container.
-    pub fn run(&self, global: &Global) -> Result<u8> {
+    pub(super) fn run(&self, global: &Global) -> Result<u8> {
         let runtime = global.runtime()?;
         let record = runtime.containers.read(&self.id);
         let record = record.with_context(|| format!("state {}", self.id))?;

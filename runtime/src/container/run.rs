@@ -3,10 +3,10 @@
 use nix::sys::prctl;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 
+use crate::console::{self, Foreground};
 use crate::container::create::{Created, Request};
 use crate::container::start::forget_socket;
 use crate::container::{ContainerId, Runtime, exec};
-use crate::process::foreground::Foreground;
 use crate::store::containers::Record;
 
 /// What `run` does besides creating and starting.
@@ -52,6 +52,9 @@ impl Runtime {
 
     fn create_and_start(&self, request: &Request) -> anyhow::Result<Created> {
         let mut created = self.prepare(request)?;
+        if let Some(master) = &created.made.console {
+            console::keep_line_ends(master)?;
+        }
         let started = created.made.start().and_then(|()| forget_socket(&created.entry));
         let started = started.and_then(|()| self.poststart(&created.record, &created.hooks));
         if let Err(error) = started {

@@ -125,7 +125,7 @@ pub fn needs_default_maps(spec: &Spec, needs_user_namespace: bool) -> bool {
 /// # Errors
 ///
 /// What cannot be done, with its JSON pointer.
-pub fn plan(spec: &Spec, given: Given<'_>) -> anyhow::Result<Plan> {
+pub fn plan(spec: &Spec, given: &Given<'_>) -> anyhow::Result<Plan> {
     let linux = linux_or_nothing(spec);
     let namespaces = namespaces(spec, given.needs_user_namespace);
     ensure!(
@@ -148,7 +148,7 @@ pub fn plan(spec: &Spec, given: Given<'_>) -> anyhow::Result<Plan> {
     Ok(Plan {
         hostname: text(spec.hostname()),
         domainname: text(spec.domainname()),
-        root: root(spec, &linux, &given, maps.as_ref())?,
+        root: root(spec, &linux, given, maps.as_ref())?,
         limits: Limits::new(linux.resources().as_ref())?,
         sysctl: sysctl(&linux)?,
         program,

@@ -113,7 +113,7 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     fn receive_parts(
         &self,
         text: &mut [u8],
-        control: &mut Vec<u8>,
+        control: &mut [u8],
     ) -> nix::Result<(usize, Option<OwnedFd>)> {
         let mut parts = [IoSliceMut::new(text)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;

@@ -19,7 +19,7 @@ use crate::console;
 use crate::plan::identity::Program;
 use crate::process::channel::{Channel, Gone, pair};
 use crate::process::enter;
-use crate::process::init::{become_root, expect, open_terminal, set_oom_score};
+use crate::process::init::{become_root, expect, set_oom_score};
 use crate::process::parent::usher;
 use crate::process::protocol::{ToInit, ToParent};
 use crate::sys::process::{
@@ -158,7 +158,8 @@ fn set_up(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> anyhow::Resu
 fn terminal(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> anyhow::Result<()> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let directory = open(Path::new("/dev/pts"), flags, Mode::empty()).context("open /dev/pts")?;
-    let pty = open_terminal(directory, order.program.console_size)?;
+    let pty = console::open(directory.as_fd(), order.program.console_size)
+        .context("open a terminal in /dev/pts")?;
     parent.send_with(&ToParent::Console, pty.master.as_fd())?;
-    console::become_terminal(&pty.peer)
+    console::take(&pty.peer).context("take the terminal")
 }

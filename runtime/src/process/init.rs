@@ -13,7 +13,7 @@ use nix::sys::socket::{SockFlag, accept4};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, getpid, sethostname, setresgid, setresuid, setsid};
 
-use crate::console::{self, Pty};
+use crate::console;
 use crate::container::Status;
 use crate::hooks;
 use crate::plan::Plan;
@@ -73,7 +73,7 @@ fn set_up(
     drop(root);
     match terminal {
         None => drop(setsid().context("start a session")?),
-        Some(terminal) => console::become_terminal(&terminal)?,
+        Some(terminal) => console::take(&terminal).context("take the terminal")?,
     }
     wait_and_become(plan, site, parent, listener)
 }
@@ -134,7 +134,7 @@ pub fn become_root() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sets how soon this process is killed when memory runs out (proc_pid_oom_score_adj(5)).
+/// Sets how soon this process is killed when memory runs out (proc(5), `oom_score_adj`).
 ///
 /// # Errors
 ///
@@ -182,7 +182,6 @@ fn run_hooks(
 
 /// Whether the parent has hooks to run in the runtime's namespaces.
 #[must_use]
-#[expect(deprecated, reason = "prestart hooks are what dockerd uses")]
 pub fn has_runtime_hooks(hooks: &rrun_spec::oci::Hooks) -> bool {
     [hooks.prestart(), hooks.create_runtime()]
         .into_iter()
@@ -200,7 +199,8 @@ fn terminal(
         return Ok(None);
     }
     let directory = root.open(Path::new("/dev/pts")).context("open /dev/pts")?;
-    let pty = open_terminal(directory, plan.program.console_size)?;
+    let pty = console::open(directory.as_fd(), plan.program.console_size)
+        .context("open a terminal in /dev/pts")?;
     let device = crate::sys::mount::clone_tree(pty.peer.as_fd(), "", false)
         .context("bind the terminal to /dev/console")?;
     let place = root.make_file(Path::new("/dev/console"))?;
@@ -208,19 +208,6 @@ fn terminal(
         .context("bind the terminal to /dev/console")?;
     parent.send_with(&ToParent::Console, pty.master.as_fd())?;
     Ok(Some(pty.peer))
-}
-
-/// A new terminal of the devpts at `directory`, with this many columns and lines.
-///
-/// # Errors
-///
-/// If `directory` is no devpts, or it has no terminal left.
-pub fn open_terminal(directory: OwnedFd, size: Option<(u16, u16)>) -> anyhow::Result<Pty> {
-    let pty = console::open_pty(directory).context("open a terminal in /dev/pts")?;
-    if let Some((columns, rows)) = size {
-        pty.set_size(rows, columns)?;
-    }
-    Ok(pty)
 }
 
 /// Writes kernel parameters through the host's own procfs: what is mounted inside may be a fake.

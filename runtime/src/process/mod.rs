@@ -17,7 +17,6 @@
 
 pub mod channel;
 pub mod enter;
-pub mod foreground;
 pub mod guest;
 pub mod init;
 pub mod parent;

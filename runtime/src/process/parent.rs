@@ -200,7 +200,8 @@ impl Made {
         }
         if let (Some(layers), Some(to_init)) = (&order.plan.root.overlay, to_init) {
             let namespace = order.site.own_user_namespace.then(|| self.user_namespace());
-            self.server = Some(server::spawn(layers, namespace.transpose()?, to_init)?);
+            let namespace = namespace.transpose()?;
+            self.server = Some(server::spawn(layers, namespace.as_ref(), &to_init)?);
         }
         Ok(())
     }
@@ -278,7 +279,6 @@ impl Drop for Made {
     }
 }
 
-#[expect(deprecated, reason = "prestart hooks are what dockerd uses")]
 fn run_hooks(order: &Order<'_>, init: Pid) -> anyhow::Result<()> {
     let state = order.site.state.json(Status::Creating, init)?;
     let all = &order.plan.hooks;

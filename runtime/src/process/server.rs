@@ -33,10 +33,10 @@ const FIRST: u32 = 3;
 /// Those of `fork(2)`; what goes wrong later is told to init.
 pub fn spawn(
     layers: &OverlayPlan,
-    user_namespace: Option<OwnedFd>,
-    init: Channel<FromServer, ToServer>,
+    user_namespace: Option<&OwnedFd>,
+    init: &Channel<FromServer, ToServer>,
 ) -> anyhow::Result<Pid> {
-    fork(|| match run(layers, user_namespace.as_ref(), &init) {
+    fork(|| match run(layers, user_namespace, init) {
         Ok(()) => 0,
         Err(error) => {
             let chain = format!("{error:#}");

@@ -4,4 +4,5 @@
 pub mod filter;
 pub mod mount;
 pub mod process;
+pub mod seal;
 pub mod terminal;

@@ -1,15 +1,11 @@
 //! Processes: `clone3`, pidfds, the sealed copy of our own program, and what comes before exec.
 
-use std::convert::Infallible;
-use std::ffi::{CStr, CString};
-use std::io;
+use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::Result;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sched::CloneFlags;
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::unistd::{ForkResult, Pid};
 
@@ -42,9 +38,9 @@ pub struct Clone<'a> {
 pub fn clone(how: Clone<'_>, body: impl FnOnce() -> u8) -> Result<Child> {
     debug_assert_eq!(thread_count(), 1, "clone copies one thread and every lock");
     let mut pidfd: RawFd = -1;
-    let mut flags = how.namespaces | libc::CLONE_PIDFD.cast_unsigned() as u64;
+    let mut flags = how.namespaces | u64::from(libc::CLONE_PIDFD.cast_unsigned());
     if how.sibling {
-        flags |= libc::CLONE_PARENT.cast_unsigned() as u64;
+        flags |= u64::from(libc::CLONE_PARENT.cast_unsigned());
     }
     if how.cgroup.is_some() {
         flags |= CLONE_INTO_CGROUP;
@@ -228,71 +224,6 @@ pub fn join_session_keyring(name: &CStr) -> Result<()> {
 /// namespace one is in already.
 pub fn join_namespaces(pidfd: BorrowedFd<'_>, flags: CloneFlags) -> Result<()> {
     nix::sched::setns(pidfd, flags)
-}
-
-/// The variable that tells the sealed copy that it is one.
-const SEALED: &CStr = c"_RRUN_SEALED=1";
-
-/// Goes on as a sealed copy of this program in memory.
-///
-/// A process of ours that has entered a container can be reached from inside through
-/// `/proc/PID/exe`; a memory file that nobody can write is all that is found there
-/// (CVE-2019-5736). Returns in the copy, or at once if this is one already.
-///
-/// # Errors
-///
-/// Those of `memfd_create(2)`, `sendfile(2)` and `execve(2)`.
-pub fn ensure_sealed() -> io::Result<()> {
-    if std::env::var_os("_RRUN_SEALED").is_some() && is_sealed() {
-        return Ok(());
-    }
-    let program = std::fs::File::open("/proc/self/exe")?;
-    let size = program.metadata()?.len();
-    let copy = memory_file()?;
-    let mut done = 0_u64;
-    while done < size {
-        let left = usize::try_from(size - done).unwrap_or(usize::MAX);
-        match nix::sys::sendfile::sendfile(&copy, &program, None, left)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            sent => done += sent as u64,
-        }
-    }
-    let seals = SealFlag::F_SEAL_SEAL
-        | SealFlag::F_SEAL_SHRINK
-        | SealFlag::F_SEAL_GROW
-        | SealFlag::F_SEAL_WRITE;
-    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
-    match become_copy(&copy)? {}
-}
-
-fn memory_file() -> Result<OwnedFd> {
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // Kernels before 6.3 do not know MFD_EXEC, newer ones may demand it.
-    let exec = MFdFlags::from_bits_retain(libc::MFD_EXEC);
-    memfd_create(c"rrun", flags | exec).or_else(|_old_kernel| memfd_create(c"rrun", flags))
-}
-
-fn is_sealed() -> bool {
-    std::fs::File::open("/proc/self/exe")
-        .ok()
-        .and_then(|program| fcntl(&program, FcntlArg::F_GET_SEALS).ok())
-        .is_some_and(|seals| seals & SealFlag::F_SEAL_WRITE.bits() != 0)
-}
-
-fn become_copy(copy: &OwnedFd) -> io::Result<Infallible> {
-    use std::os::unix::ffi::OsStringExt;
-    let arguments: Vec<CString> = std::env::args_os()
-        .map(|a| CString::new(a.into_vec()))
-        .collect::<std::result::Result<_, _>>()?;
-    let mut environment: Vec<CString> = std::env::vars_os()
-        .map(|(mut name, value)| {
-            name.push("=");
-            name.push(value);
-            CString::new(name.into_vec())
-        })
-        .collect::<std::result::Result<_, _>>()?;
-    environment.push(SEALED.to_owned());
-    Ok(nix::unistd::fexecve(copy, &arguments, &environment)?)
 }
 
 /// Takes charge of a descriptor that a message brought.
