@@ -28,6 +28,8 @@ pub struct Bundle {
     pub dir: PathBuf,
     /// The parsed config. It is well-formed; whether it makes sense, [`check`](crate::check()) says.
     pub spec: oci::Spec,
+    /// The config byte for byte, so that nobody has to read it a second time.
+    pub text: Vec<u8>,
 }
 
 /// Why there is no spec. The `Display` of each is one line without its source.
@@ -92,8 +94,7 @@ pub enum LoadError {
 ///
 /// [`LoadError`]; nothing is left behind.
 pub fn load_bundle(dir: &Path) -> Result<Bundle, LoadError> {
-    let canonical =
-        dir.canonicalize().map_err(|source| LoadError::Bundle { dir: dir.to_owned(), source })?;
+    let canonical = canonical(dir)?;
     let path = canonical.join(CONFIG);
     let text = match read(&path) {
         Err(LoadError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -104,7 +105,21 @@ pub fn load_bundle(dir: &Path) -> Result<Bundle, LoadError> {
         }
         read => read?,
     };
-    Ok(Bundle { spec: parse(&text, &path)?, dir: canonical })
+    Ok(Bundle { spec: parse(&text, &path)?, dir: canonical, text })
+}
+
+/// Reads and parses `config` in place of the bundle's own `config.json`.
+///
+/// # Errors
+///
+/// [`LoadError`]; nothing is left behind.
+pub fn load_bundle_with(dir: &Path, config: &Path) -> Result<Bundle, LoadError> {
+    let text = read(config)?;
+    Ok(Bundle { spec: parse(&text, config)?, dir: canonical(dir)?, text })
+}
+
+fn canonical(dir: &Path) -> Result<PathBuf, LoadError> {
+    dir.canonicalize().map_err(|source| LoadError::Bundle { dir: dir.to_owned(), source })
 }
 
 /// Reads and parses a file that holds a `process` object alone, as `exec --process` takes it.

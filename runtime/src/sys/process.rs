@@ -293,3 +293,21 @@ fn become_copy(copy: &OwnedFd) -> io::Result<Infallible> {
     environment.push(SEALED.to_owned());
     Ok(nix::unistd::fexecve(copy, &arguments, &environment)?)
 }
+
+/// Takes charge of a descriptor that a message brought.
+#[must_use]
+pub fn received(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel installed `fd` for this process when it received the message; it is
+    // passed here once, straight from the control message.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Sets the NIS domain name of the UTS namespace (`setdomainname(2)`).
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_SYS_ADMIN` in the user namespace that owns it, `EINVAL` past 64 bytes.
+pub fn set_domain_name(name: &str) -> Result<()> {
+    // SAFETY: the pointer and the length are those of `name`, which outlives the call.
+    Errno::result(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }).map(drop)
+}
