@@ -27,11 +27,7 @@ impl Host {
     #[must_use]
     pub fn probe() -> Self {
         let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        Self {
-            uid: geteuid(),
-            gid: getegid(),
-            nested: !map.split_whitespace().eq(WHOLE_RANGE),
-        }
+        Self { uid: geteuid(), gid: getegid(), nested: !map.split_whitespace().eq(WHOLE_RANGE) }
     }
 
     /// Whether this is root of the whole machine, not of a user namespace.

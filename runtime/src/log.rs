@@ -58,7 +58,8 @@ impl log::Log for Logger {
         }
         let message = record.args().to_string();
         if let Some(mut file) = self.file.as_ref() {
-            let _log_is_gone = file.write_all(line(self.format, record.level(), &message).as_bytes());
+            let _log_is_gone =
+                file.write_all(line(self.format, record.level(), &message).as_bytes());
         } else if record.level() > Level::Error {
             let text = format!("rrun: {}: {message}\n", name(record.level()));
             let _nobody_listens = std::io::stderr().write_all(text.as_bytes());

@@ -48,7 +48,10 @@ fn misuse(text: &str) -> String {
         .map(str::trim)
         .filter(|line| !line.is_empty())
         .collect();
-    format!("{} (see --help)", cause.join(" ").trim_end_matches(" For more information, try '--help'."))
+    format!(
+        "{} (see --help)",
+        cause.join(" ").trim_end_matches(" For more information, try '--help'.")
+    )
 }
 
 #[cfg(test)]

@@ -35,11 +35,7 @@ impl Run {
     pub fn run(&self, global: &Global) -> Result<u8> {
         let operation = || format!("run {}", self.creation.id);
         ensure_sealed().context("make a sealed copy of rrun").with_context(operation)?;
-        let after = After {
-            detach: self.detach,
-            keep: self.keep,
-            subreaper: !self.no_subreaper,
-        };
+        let after = After { detach: self.detach, keep: self.keep, subreaper: !self.no_subreaper };
         let runtime = global.runtime()?;
         runtime.run(&self.creation.request(self.detach), after).with_context(operation)
     }

@@ -97,6 +97,14 @@ impl Sets {
         (sets, refused.map(|(set, why)| format!("left out {}: {why}", names(set))).collect())
     }
 
+    /// These sets and `CAP_SYS_ADMIN`, which installs a filter for system calls where
+    /// `no_new_privs` is not set (seccomp(2)).
+    #[must_use]
+    pub fn with_sys_admin(self) -> Self {
+        let bit = caps::Capability::CAP_SYS_ADMIN.bitmask();
+        Self { effective: self.effective | bit, permitted: self.permitted | bit, ..self }
+    }
+
     /// The first step, before the user changes: drops from the bounding set what is not wanted in it.
     ///
     /// # Errors

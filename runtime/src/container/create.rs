@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow, bail, ensure};
 use jiff::Timestamp;
 use nix::sched::CloneFlags;
-use rrun_spec::Bundle;
-use rrun_spec::oci::{LinuxResources, Spec};
+use rrun_spec::oci::Spec;
+use rrun_spec::{Bundle, Problems};
 
 use crate::confine::capabilities::Available;
-use crate::confine::cgroup::{self, CgroupPlan, Hierarchies};
+use crate::confine::cgroup::{self, Cgroup, Hierarchies};
 use crate::console;
+use crate::container::processes::mount_namespace;
 use crate::container::{Cgroups, ContainerId, Runtime};
 use crate::host;
 use crate::plan::{self, Given, Plan, overlay};
@@ -22,7 +23,6 @@ use crate::process::{Site, StateOfHooks};
 use crate::rootfs::cgroup::CgroupView;
 use crate::store::containers::{Entry, ProcessIdentity, Record};
 use crate::store::layers::KeptLayer;
-use crate::userns::map::IdMaps;
 use crate::userns::subid;
 
 /// The first descriptor after the standard three.
@@ -90,10 +90,8 @@ impl Runtime {
         check_console(&plan, request)?;
         plan.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         let entry = self.containers.reserve(&request.id)?;
-        let mut attempt = Attempt { entry: Some(entry), pid_file: None };
-        let created = self.make(&bundle, plan, request, &mut attempt)?;
-        attempt.pid_file = None;
-        Ok(created)
+        let attempt = Attempt { entry: Some(entry), pid_file: None, cgroup: None };
+        self.make(&bundle, plan, request, attempt)
     }
 
     /// Decides everything.
@@ -143,9 +141,9 @@ impl Runtime {
     ///
     /// If the environment names no place.
     pub fn data_root(&self) -> anyhow::Result<&Path> {
-        self.data_root.as_deref().context(
-            "no place to keep the writable layer: set HOME, XDG_DATA_HOME or RRUN_DATA",
-        )
+        self.data_root
+            .as_deref()
+            .context("no place to keep the writable layer: set HOME, XDG_DATA_HOME or RRUN_DATA")
     }
 
     fn make(
@@ -153,47 +151,34 @@ impl Runtime {
         bundle: &Bundle,
         plan: Plan,
         request: &Request,
-        attempt: &mut Attempt,
+        mut attempt: Attempt,
     ) -> anyhow::Result<Created> {
         let state = state_of_hooks(bundle, &request.id);
-        let (cgroup, view) = self.cgroup(&bundle.spec, &plan, &request.id)?;
-        let made = {
-            let entry = attempt.entry()?;
-            entry.write_config(&bundle.text)?;
-            let site = Site {
-                directory: entry.path(),
-                first_closed: FIRST + request.preserve_fds,
-                own_user_namespace: plan.namespaces.has(CloneFlags::CLONE_NEWUSER),
-                keyring: keyring(&request.id)?,
-                cgroups: view,
-                state: state.clone(),
-            };
-            parent::make(&Order {
-                plan: &plan,
-                site: &site,
-                cgroup: cgroup.as_ref(),
-                resources: resources(&bundle.spec),
-                entry,
-            })?
+        let cgroups = self.cgroups(&bundle.spec, &plan, &request.id)?;
+        attempt.cgroup.clone_from(&cgroups.cgroup);
+        let entry = attempt.entry()?;
+        entry.write_config(&bundle.text)?;
+        let site = Site {
+            directory: entry.path(),
+            first_closed: FIRST + request.preserve_fds,
+            own_user_namespace: plan.namespaces.has(CloneFlags::CLONE_NEWUSER),
+            keyring: keyring(&request.id)?,
+            cgroups,
+            state: state.clone(),
         };
-        let mut made = made;
+        let mut made = parent::make(&Order { plan: &plan, site: &site, entry })?;
         hand_on_console(&mut made, request)?;
-        let record = self.record(bundle, &plan, request, &made)?;
-        attempt.entry()?.write(&record)?;
+        let record = self.record(bundle, &plan, &site, &made)?;
+        entry.write(&record)?;
         if let Some(path) = &request.pid_file {
-            attempt.pid_file = Some(path.clone());
             write_pid_file(path, made.init.pid)?;
+            attempt.pid_file = Some(path.clone());
         }
-        let entry = attempt.entry.take().context("the container's directory")?;
-        Ok(Created { entry, record, made, state, hooks: plan.hooks })
+        Ok(Created { entry: attempt.succeed()?, record, made, state, hooks: plan.hooks })
     }
 
-    fn cgroup(
-        &self,
-        spec: &Spec,
-        plan: &Plan,
-        id: &ContainerId,
-    ) -> anyhow::Result<(Option<CgroupPlan>, CgroupView)> {
+    /// Makes the container's cgroups and sets their limits.
+    fn cgroups(&self, spec: &Spec, plan: &Plan, id: &ContainerId) -> anyhow::Result<CgroupView> {
         let hierarchies = Hierarchies::parse(
             &fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?,
             &fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?,
@@ -203,22 +188,27 @@ impl Runtime {
             Cgroups::Disabled => None,
             Cgroups::Cgroupfs => {
                 let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-                cgroup::plan(&hierarchies, id.as_str(), path, self.host.is_real_root())?
+                cgroup::plan(&hierarchies, id.as_str(), path, !self.tolerate_cgroups)?
             }
         };
-        let view = CgroupView::new(hierarchies, wanted.as_ref(), own_namespace);
-        Ok((wanted, view))
+        let cgroup =
+            wanted.map(|plan_of_it| plan_of_it.create(&plan.limits)).transpose()?.flatten();
+        if let Some(Err(error)) = cgroup.as_ref().map(|cgroup| cgroup.apply(&plan.limits)) {
+            undo_cgroup(cgroup.as_ref());
+            return Err(error);
+        }
+        Ok(CgroupView { hierarchies, cgroup, own_namespace })
     }
 
     fn record(
         &self,
         bundle: &Bundle,
         plan: &Plan,
-        request: &Request,
+        site: &Site<'_>,
         made: &Made,
     ) -> anyhow::Result<Record> {
         Ok(Record {
-            id: request.id.clone(),
+            id: site.state.id.clone(),
             init: ProcessIdentity::of(made.init.pid)?,
             boot_id: host::boot_id(),
             bundle: bundle.dir.clone(),
@@ -226,10 +216,11 @@ impl Runtime {
             created: Timestamp::now().to_string(),
             owner: self.host.uid.as_raw(),
             annotations: bundle.spec.annotations().clone().unwrap_or_default(),
-            cgroup: made.cgroup.clone(),
+            cgroup: site.cgroups.cgroup.clone(),
             server: made.server.map(ProcessIdentity::of).transpose()?,
-            own_user_namespace: plan.namespaces.has(CloneFlags::CLONE_NEWUSER),
+            own_user_namespace: site.own_user_namespace,
             own_pid_namespace: plan.namespaces.makes(CloneFlags::CLONE_NEWPID),
+            mount_namespace: mount_namespace(made.init.pid),
         })
     }
 }
@@ -238,19 +229,28 @@ impl Runtime {
 struct Attempt {
     entry: Option<Entry>,
     pid_file: Option<PathBuf>,
+    cgroup: Option<Cgroup>,
 }
 
 impl Attempt {
     fn entry(&self) -> anyhow::Result<&Entry> {
         self.entry.as_ref().context("the container's directory")
     }
+
+    /// Keeps everything.
+    fn succeed(mut self) -> anyhow::Result<Entry> {
+        self.pid_file = None;
+        self.cgroup = None;
+        self.entry.take().context("the container's directory")
+    }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
         if let Some(path) = self.pid_file.take() {
-            let _never_written = fs::remove_file(path);
+            let _gone_already = fs::remove_file(path);
         }
+        undo_cgroup(self.cgroup.as_ref());
         if let Some(Err(error)) = self.entry.take().map(Entry::remove) {
             log::warn!("{error:#}");
         }
@@ -264,7 +264,7 @@ fn load(request: &Request) -> anyhow::Result<Bundle> {
     };
     rrun_spec::check(&bundle.spec)?;
     let unsupported = rrun_spec::unsupported(&bundle.spec);
-    ensure!(unsupported.is_empty(), "{unsupported}");
+    ensure!(unsupported.is_empty(), "{}", Problems::from(unsupported));
     Ok(bundle)
 }
 
@@ -287,14 +287,17 @@ fn check_root(plan: &Plan) -> anyhow::Result<()> {
         return Ok(());
     }
     let path = &plan.root.path;
-    let found = fs::metadata(path)
-        .map_err(|error| anyhow!("/root/path: {}: {error}", path.display()))?;
+    let found =
+        fs::metadata(path).map_err(|error| anyhow!("/root/path: {}: {error}", path.display()))?;
     ensure!(found.is_dir(), "/root/path: {} is not a directory", path.display());
     Ok(())
 }
 
-fn resources(spec: &Spec) -> Option<&LinuxResources> {
-    spec.linux().as_ref().and_then(|linux| linux.resources().as_ref())
+fn undo_cgroup(cgroup: Option<&Cgroup>) {
+    if let Some(Err(error)) = cgroup.map(|cgroup| cgroup.kill_all().and_then(|()| cgroup.remove()))
+    {
+        log::warn!("{error:#}");
+    }
 }
 
 fn state_of_hooks(bundle: &Bundle, id: &ContainerId) -> StateOfHooks {

@@ -1,8 +1,9 @@
 //! Delete: nothing of the container remains but, on purpose, its writable layer.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use anyhow::{Context as _, bail};
+use nix::unistd::Pid;
 
 use crate::container::{Action, ContainerId, Runtime, Status};
 use crate::hooks;
@@ -56,16 +57,29 @@ impl Runtime {
     }
 
     /// Kills everything in the container and waits until it is gone.
-    fn end(&self, record: &Record) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// If something does not end.
+    pub fn end(&self, record: &Record) -> anyhow::Result<()> {
         if let Some(cgroup) = &record.cgroup {
             cgroup.kill_all()?;
         }
-        let Some(pidfd) = self.pidfd(record) else { return Ok(()) };
-        let _ended_already = pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
-        if has_ended(pidfd.as_fd(), KILL_PATIENCE)? {
-            return Ok(());
+        if let Some(pidfd) = self.pidfd(record) {
+            end_process(record.init.pid(), pidfd.as_fd())?;
         }
-        bail!("process {} does not end", record.init.pid)
+        // They may make others until the last one is gone.
+        loop {
+            let stragglers = self.stragglers(record);
+            if stragglers.is_empty() {
+                return Ok(());
+            }
+            for pid in stragglers {
+                if let Ok(pidfd) = pidfd_open(pid) {
+                    end_process(pid, pidfd.as_fd())?;
+                }
+            }
+        }
     }
 
     /// Removes what a stopped container has left, and forgets it.
@@ -105,6 +119,14 @@ impl Runtime {
     pub fn purge(&self, id: &ContainerId) -> anyhow::Result<bool> {
         KeptLayer::of(id, self.data_root()?).purge()
     }
+}
+
+fn end_process(pid: Pid, pidfd: BorrowedFd<'_>) -> anyhow::Result<()> {
+    let _ended_already = pidfd_signal(pidfd, libc::SIGKILL);
+    if has_ended(pidfd, KILL_PATIENCE)? {
+        return Ok(());
+    }
+    bail!("process {pid} does not end")
 }
 
 /// Waits until the overlay's server has seen the end of its mount; then ends it.

@@ -12,7 +12,7 @@ use crate::console;
 use crate::container::create::keyring;
 use crate::container::{Action, ContainerId, Runtime, Status};
 use crate::namespaces::Namespaces;
-use crate::plan::identity::{Means, Program};
+use crate::plan::identity::{Means, Program, no_capabilities};
 use crate::process::guest::{self, Made, Order};
 use crate::process::parent::write_pid_file;
 use crate::store::containers::Record;
@@ -110,9 +110,9 @@ fn program(
             "cannot allocate tty if rrun will detach without setting console socket: \
              give --console-socket"
         ),
-        (false, Some(_)) => bail!(
-            "cannot use console socket if rrun will not detach or allocate tty: give --tty"
-        ),
+        (false, Some(_)) => {
+            bail!("cannot use console socket if rrun will not detach or allocate tty: give --tty")
+        }
         _ => {}
     }
     let available = Available::current()?;
@@ -169,7 +169,7 @@ fn changed(mut process: Process, request: &Request) -> Process {
     if request.no_new_privileges {
         process.set_no_new_privileges(Some(true));
     }
-    let capabilities = process.capabilities().clone().unwrap_or_default();
+    let capabilities = process.capabilities().clone().unwrap_or_else(no_capabilities);
     process.set_capabilities(Some(with_more(capabilities, &request.capabilities)));
     process
 }

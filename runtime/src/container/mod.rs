@@ -8,6 +8,8 @@ pub mod delete;
 pub mod exec;
 mod id;
 pub mod kill;
+pub mod processes;
+pub mod run;
 pub mod start;
 pub mod state;
 mod status;
@@ -31,6 +33,8 @@ pub struct Runtime {
     pub data_root: Option<PathBuf>,
     /// Whether containers get cgroups.
     pub cgroups: Cgroups,
+    /// Whether a cgroup that may not be made is no error.
+    pub tolerate_cgroups: bool,
 }
 
 /// `--cgroup-manager`

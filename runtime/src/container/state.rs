@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::confine::cgroup::Cgroup;
 use crate::container::{ContainerId, Runtime, Status};
 use crate::store::containers::{Record, is_waiting};
 
@@ -46,8 +47,8 @@ impl Runtime {
         if is_waiting(&self.containers.path(&record.id)) {
             return Status::Created;
         }
-        match record.cgroup.as_ref().map(crate::confine::cgroup::Cgroup::is_frozen) {
-            Some(true) => Status::Paused,
+        match record.cgroup.as_ref().map(Cgroup::frozen) {
+            Some(Ok(true)) => Status::Paused,
             _ => Status::Running,
         }
     }

@@ -82,7 +82,11 @@ mod tests {
             (Status::Stopped, &[Delete]),
         ] {
             for action in [Start, Exec, Kill, Delete] {
-                assert_eq!(status.accepts(action), allowed.contains(&action), "{status} {action:?}");
+                assert_eq!(
+                    status.accepts(action),
+                    allowed.contains(&action),
+                    "{status} {action:?}"
+                );
             }
         }
     }

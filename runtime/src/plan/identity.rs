@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
-use rrun_spec::oci::{LinuxSeccomp, Process};
+use rrun_spec::oci::{LinuxCapabilities, LinuxSeccomp, Process};
 
 use crate::confine::capabilities::{Available, Sets};
 use crate::confine::rlimits::{self, Rlimit};
@@ -28,8 +28,8 @@ pub struct Program {
     pub groups: Vec<u32>,
     /// Its umask; `None` leaves 0o022.
     pub umask: Option<u32>,
-    /// Its capabilities; `None` leaves what its user has.
-    pub capabilities: Option<Sets>,
+    /// Its capabilities; a configuration that names none gives none, as with runc.
+    pub capabilities: Sets,
     /// Its limits.
     pub rlimits: Vec<Rlimit>,
     /// Whether exec can give it no more privileges than it has.
@@ -68,11 +68,9 @@ impl Program {
         let user = process.user();
         let groups = user.additional_gids().clone().unwrap_or_default();
         check_ids(user.uid(), user.gid(), &groups, means.maps)?;
-        let capabilities = process.capabilities().as_ref().map(|wanted| {
-            let (sets, dropped) = Sets::new(wanted, means.capabilities);
-            warnings.extend(dropped);
-            sets
-        });
+        let wanted = process.capabilities().clone().unwrap_or_else(no_capabilities);
+        let (capabilities, dropped) = Sets::new(&wanted, means.capabilities);
+        warnings.extend(dropped);
         let rlimits = process.rlimits().as_deref().unwrap_or_default();
         Ok(Self {
             arguments: c_strings(process.args()).context("/process/args")?,
@@ -96,6 +94,15 @@ impl Program {
     }
 }
 
+/// No capability at all; the library's default has some.
+#[must_use]
+pub fn no_capabilities() -> LinuxCapabilities {
+    let mut none = LinuxCapabilities::default();
+    none.set_bounding(None).set_effective(None).set_permitted(None);
+    none.set_inheritable(None).set_ambient(None);
+    none
+}
+
 fn c_strings(texts: &Option<Vec<String>>) -> anyhow::Result<Vec<CString>> {
     let texts = texts.as_deref().unwrap_or_default();
     texts.iter().map(|text| CString::new(text.as_str()).context("holds a NUL byte")).collect()
@@ -108,8 +115,8 @@ fn check_ids(uid: u32, gid: u32, groups: &[u32], maps: Option<&IdMaps>) -> anyho
         inside_to_outside(&maps.uids, uid).is_some(),
         "/process/user/uid: user ID {uid} is not mapped in the user namespace: {cure}"
     );
-    for (pointer, gid) in std::iter::once(("gid", gid))
-        .chain(groups.iter().map(|gid| ("additionalGids", *gid)))
+    for (pointer, gid) in
+        std::iter::once(("gid", gid)).chain(groups.iter().map(|gid| ("additionalGids", *gid)))
     {
         ensure!(
             inside_to_outside(&maps.gids, gid).is_some(),

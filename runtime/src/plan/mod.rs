@@ -15,6 +15,7 @@ use rrun_spec::mount_options::ms;
 use rrun_spec::oci::{self, LinuxDeviceType, Spec};
 
 use crate::confine::capabilities::Available;
+use crate::confine::cgroup::Limits;
 use crate::namespaces::Namespaces;
 use crate::plan::identity::{Means, Program};
 use crate::plan::mounts::MountPlan;
@@ -34,6 +35,8 @@ pub struct Plan {
     pub domainname: Option<String>,
     /// The root directory.
     pub root: RootPlan,
+    /// What is asked of the cgroups.
+    pub limits: Limits,
     /// Names below `/proc/sys` and their values.
     pub sysctl: Vec<(String, String)>,
     /// The first program.
@@ -146,7 +149,8 @@ pub fn plan(spec: &Spec, given: Given<'_>) -> anyhow::Result<Plan> {
         hostname: text(spec.hostname()),
         domainname: text(spec.domainname()),
         root: root(spec, &linux, &given, maps.as_ref())?,
-        sysctl: sysctl(&linux),
+        limits: Limits::new(linux.resources().as_ref())?,
+        sysctl: sysctl(&linux)?,
         program,
         hooks: spec.hooks().clone().unwrap_or_default(),
         new_keyring: !given.no_new_keyring,
@@ -201,10 +205,14 @@ fn maps(
     }
 }
 
-fn sysctl(linux: &oci::Linux) -> Vec<(String, String)> {
+fn sysctl(linux: &oci::Linux) -> anyhow::Result<Vec<(String, String)>> {
     let mut values: Vec<_> = linux.sysctl().clone().unwrap_or_default().into_iter().collect();
     values.sort();
-    values.into_iter().map(|(name, value)| (rrun_spec::sysctl_path(&name), value)).collect()
+    let path = |(name, value): (String, String)| {
+        let path = rrun_spec::sysctl_path(&name);
+        Ok((path.with_context(|| format!("/linux/sysctl: {name:?} is no name"))?, value))
+    };
+    values.into_iter().map(path).collect()
 }
 
 fn root(

@@ -219,7 +219,8 @@ mod tests {
         assert_eq!(mount("none", &["rbind"]).what, bind(true));
         assert_eq!(mount("", &["bind", "rbind"]).what, bind(true));
         assert_eq!(mount("cgroup", &["ro"]).what, What::Cgroup);
-        let What::New { options, .. } = mount("tmpfs", &["sync", "size=64k", "mode=755"]).what else {
+        let What::New { options, .. } = mount("tmpfs", &["sync", "size=64k", "mode=755"]).what
+        else {
             panic!("a tmpfs is new");
         };
         let names: Vec<_> = options.iter().map(|(name, _)| name.as_str()).collect();

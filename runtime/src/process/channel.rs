@@ -39,13 +39,9 @@ pub struct Gone;
 ///
 /// Those of `socketpair(2)`.
 pub fn pair<Here, There>() -> anyhow::Result<(Channel<Here, There>, Channel<There, Here>)> {
-    let (here, there) = socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )
-    .context("make a channel")?;
+    let (here, there) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .context("make a channel")?;
     Ok((Channel::over(here), Channel::over(there)))
 }
 
@@ -77,7 +73,8 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
         let rights = [ControlMessage::ScmRights(fds)];
         let control = if fds.is_empty() { &[][..] } else { &rights[..] };
         let parts = [IoSlice::new(&text)];
-        match sendmsg::<()>(self.socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
+        match sendmsg::<()>(self.socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None)
+        {
             Err(Errno::EPIPE | Errno::ECONNRESET) => bail!(Gone),
             sent => sent.map(drop).context("send a message"),
         }
@@ -120,8 +117,7 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     ) -> nix::Result<(usize, Option<OwnedFd>)> {
         let mut parts = [IoSliceMut::new(text)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let received =
-            recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(control), flags)?;
+        let received = recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(control), flags)?;
         let mut fd = None;
         for message in received.cmsgs()? {
             if let ControlMessageOwned::ScmRights(fds) = message {

@@ -24,9 +24,6 @@ use crate::sys::process::{close_on_exec_from, reset_signals};
 /// Where a program is looked for if its environment has no `PATH` (POSIX `_CS_PATH`, and `sbin`).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// `CAP_SYS_ADMIN`, which installs a filter for system calls without `no_new_privs`.
-const CAP_SYS_ADMIN: u8 = 21;
-
 /// The longest `/etc/passwd` that is read, in bytes: it belongs to the image.
 const LONGEST_PASSWD: u64 = 1 << 20;
 
@@ -51,7 +48,7 @@ pub fn prepare(program: &Program) -> anyhow::Result<Ready<'_>> {
     rlimits::apply(&program.rlimits)?;
     let environment = environment(program);
     let made = make_working_directory(&program.directory);
-    let capabilities = program.capabilities.unwrap_or_default();
+    let capabilities = program.capabilities;
     capabilities.apply_bounding()?;
     capabilities.keep_on_user_change()?;
     take_user(program)?;
@@ -67,12 +64,11 @@ pub fn prepare(program: &Program) -> anyhow::Result<Ready<'_>> {
 
 /// The capabilities to keep until the filter is installed.
 fn interim(program: &Program, last: Sets) -> Sets {
-    let mut sets = last;
     if program.seccomp.is_some() && !program.no_new_privileges {
-        sets.permitted |= 1 << CAP_SYS_ADMIN;
-        sets.effective |= 1 << CAP_SYS_ADMIN;
+        last.with_sys_admin()
+    } else {
+        last
     }
-    sets
 }
 
 impl Ready<'_> {
@@ -126,7 +122,11 @@ fn make_working_directory(path: &Path) -> anyhow::Result<()> {
 /// show as a path that cannot be reached (CVE-2024-21626).
 fn enter_working_directory(path: &Path) -> anyhow::Result<()> {
     chdir(path).map_err(|errno| {
-        anyhow!("chdir to cwd ({}) set in config.json failed: {}", path.display(), lower_case(errno))
+        anyhow!(
+            "chdir to cwd ({}) set in config.json failed: {}",
+            path.display(),
+            lower_case(errno)
+        )
     })?;
     let reached = getcwd().context("look where the working directory is")?;
     ensure!(
@@ -148,9 +148,10 @@ fn environment(program: &Program) -> Vec<CString> {
 }
 
 fn variable<'a>(environment: &'a [CString], name: &str) -> Option<&'a [u8]> {
-    environment.iter().rev().find_map(|entry| {
-        entry.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"=")
-    })
+    environment
+        .iter()
+        .rev()
+        .find_map(|entry| entry.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 /// The home directory of `uid` in the image's `/etc/passwd`.
@@ -191,7 +192,8 @@ fn find(program: &Program, environment: &[CString]) -> anyhow::Result<CString> {
     let mut worst = None;
     for directory in path.split(|byte| *byte == b':') {
         let directory = if directory.is_empty() { b"." } else { directory };
-        let file = PathBuf::from(OsStr::from_bytes(directory)).join(OsStr::from_bytes(name.as_bytes()));
+        let file =
+            PathBuf::from(OsStr::from_bytes(directory)).join(OsStr::from_bytes(name.as_bytes()));
         let file = CString::new(file.into_os_string().as_bytes())?;
         match check(&file) {
             Ok(()) => return Ok(file),
@@ -233,7 +235,8 @@ mod tests {
 
     #[test]
     fn homes_are_found_by_user_id() {
-        let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken:x\nada:x:7:7::/home/ada:\nx:x:8:8::rel:\n";
+        let passwd =
+            "root:x:0:0:root:/root:/bin/sh\nbroken:x\nada:x:7:7::/home/ada:\nx:x:8:8::rel:\n";
         for (uid, home) in [(0, Some("/root")), (7, Some("/home/ada")), (8, None), (9, None)] {
             assert_eq!(home_in(passwd, uid).as_deref(), home);
         }

@@ -63,9 +63,8 @@ pub struct Made {
 pub fn make(order: &Order<'_>) -> anyhow::Result<Made> {
     let (channel, to_parent) = pair()?;
     let how = Clone { sibling: true, ..Clone::default() };
-    let enter = || {
-        join_namespaces(order.init, order.namespaces).context("join the container's namespaces")
-    };
+    let enter =
+        || join_namespaces(order.init, order.namespaces).context("join the container's namespaces");
     let child = usher(enter, how, || run(order, &to_parent))?;
     drop(to_parent);
     let mut made = Made { child, console: None, channel, keep: false };
@@ -123,7 +122,8 @@ impl Drop for Made {
 fn run(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> u8 {
     let Err(error) = set_up(order, parent);
     if !error.is::<Gone>() {
-        let _nobody_is_left_to_tell = parent.send(&ToParent::Failed { chain: format!("{error:#}") });
+        let _nobody_is_left_to_tell =
+            parent.send(&ToParent::Failed { chain: format!("{error:#}") });
     }
     1
 }
@@ -156,8 +156,7 @@ fn set_up(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> anyhow::Resu
 
 fn terminal(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> anyhow::Result<()> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let directory =
-        open(Path::new("/dev/pts"), flags, Mode::empty()).context("open /dev/pts")?;
+    let directory = open(Path::new("/dev/pts"), flags, Mode::empty()).context("open /dev/pts")?;
     let pty = console::open(directory.as_fd(), order.program.console_size)
         .context("open a terminal in /dev/pts")?;
     parent.send_with(&ToParent::Console, pty.master.as_fd())?;

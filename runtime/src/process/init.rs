@@ -40,7 +40,8 @@ pub fn run(plan: &Plan, site: &Site<'_>, ends: Ends) -> u8 {
     let Ends { parent, server, listener } = ends;
     let Err(error) = set_up(plan, site, &parent, server, &listener);
     if !error.is::<Gone>() {
-        let _nobody_is_left_to_tell = parent.send(&ToParent::Failed { chain: format!("{error:#}") });
+        let _nobody_is_left_to_tell =
+            parent.send(&ToParent::Failed { chain: format!("{error:#}") });
     }
     1
 }

@@ -11,9 +11,8 @@ use nix::sys::socket::{
 };
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use rrun_spec::oci::{Hook, LinuxResources};
+use rrun_spec::oci::Hook;
 
-use crate::confine::cgroup::{Cgroup, CgroupPlan};
 use crate::container::Status;
 use crate::hooks;
 use crate::namespaces::{self, Opened};
@@ -33,10 +32,6 @@ pub struct Order<'a> {
     pub plan: &'a Plan,
     /// Where and for which container.
     pub site: &'a Site<'a>,
-    /// Where its cgroups are to be, if it gets any.
-    pub cgroup: Option<&'a CgroupPlan>,
-    /// The limits of `linux.resources`.
-    pub resources: Option<&'a LinuxResources>,
     /// The container's directory.
     pub entry: &'a Entry,
 }
@@ -49,8 +44,6 @@ pub struct Made {
     pub init: Child,
     /// The server of a layered root, a child of ours.
     pub server: Option<Pid>,
-    /// The container's cgroups.
-    pub cgroup: Option<Cgroup>,
     /// The master side of its terminal.
     pub console: Option<OwnedFd>,
     channel: Channel<ToInit, ToParent>,
@@ -63,33 +56,16 @@ pub struct Made {
 ///
 /// What failed, here or in init; nothing is left of the container then.
 pub fn make(order: &Order<'_>) -> anyhow::Result<Made> {
-    let cgroup = order.cgroup.map(CgroupPlan::create).transpose()?.flatten();
-    let mut undo = UndoCgroup(cgroup);
-    if let (Some(cgroup), Some(resources)) = (&undo.0, order.resources) {
-        cgroup.apply(resources)?;
-    }
     let (channel, to_parent) = pair()?;
     let layered = order.plan.root.overlay.as_ref();
     let (to_server, to_init) = layered.map(|_| pair()).transpose()?.unzip();
     let listener = listen_for_start(order.entry)?;
     let init = spawn(order, Ends { parent: to_parent, server: to_server, listener })?;
-    let mut made =
-        Made { init, server: None, cgroup: undo.0.take(), console: None, channel, keep: false };
+    let mut made = Made { init, server: None, console: None, channel, keep: false };
     made.equip(order, to_init)?;
     made.channel.send(&ToInit::Go).or_else(|error| made.explain(error))?;
     made.converse(order)?;
     Ok(made)
-}
-
-/// Removes a cgroup that no process has entered yet.
-struct UndoCgroup(Option<Cgroup>);
-
-impl Drop for UndoCgroup {
-    fn drop(&mut self) {
-        if let Some(Err(error)) = self.0.as_ref().map(Cgroup::remove) {
-            log::warn!("{error:#}");
-        }
-    }
 }
 
 /// The socket on which init will wait for `start`.
@@ -218,7 +194,7 @@ impl Made {
         if let Some(maps) = &order.plan.maps {
             write_maps(self.init.pid, maps)?;
         }
-        if let Some(cgroup) = &self.cgroup {
+        if let Some(cgroup) = &order.site.cgroups.cgroup {
             cgroup.enter(self.init.pid)?;
         }
         if let (Some(layers), Some(to_init)) = (&order.plan.root.overlay, to_init) {
@@ -291,12 +267,6 @@ impl Drop for Made {
         if let Some(server) = self.server {
             let _ended_already = nix::sys::signal::kill(server, nix::sys::signal::SIGKILL);
             let _reaped_already = waitpid(server, None);
-        }
-        if let Some(cgroup) = &self.cgroup {
-            let removed = cgroup.kill_all().and_then(|()| cgroup.remove());
-            if let Err(error) = removed {
-                log::warn!("{error:#}");
-            }
         }
     }
 }

@@ -44,7 +44,8 @@ const LINKS: [(&str, &str); 6] = [
 pub fn fill(root: &Root, devices: &[DevicePlan], may_make: bool) -> anyhow::Result<()> {
     let named = |path: &str| devices.iter().any(|device| device.path == Path::new(path));
     let defaults = DEFAULT_DEVICES.iter().filter(|(path, ..)| !named(path));
-    let defaults: Vec<_> = defaults.map(|(path, major, minor)| default(path, *major, *minor)).collect();
+    let defaults: Vec<_> =
+        defaults.map(|(path, major, minor)| default(path, *major, *minor)).collect();
     for device in defaults.iter().chain(devices) {
         make(root, device, may_make)
             .with_context(|| format!("make device {}", device.path.display()))?;
@@ -56,15 +57,7 @@ pub fn fill(root: &Root, devices: &[DevicePlan], may_make: bool) -> anyhow::Resu
 }
 
 fn default(path: &str, major: u64, minor: u64) -> DevicePlan {
-    DevicePlan {
-        path: path.into(),
-        kind: libc::S_IFCHR,
-        major,
-        minor,
-        mode: 0o666,
-        uid: 0,
-        gid: 0,
-    }
+    DevicePlan { path: path.into(), kind: libc::S_IFCHR, major, minor, mode: 0o666, uid: 0, gid: 0 }
 }
 
 fn make(root: &Root, device: &DevicePlan, may_make: bool) -> anyhow::Result<()> {
@@ -91,7 +84,8 @@ fn make_node(root: &Root, device: &DevicePlan) -> anyhow::Result<Made> {
     match mknodat(&parent, name.as_os_str(), kind, mode, number) {
         Err(Errno::EPERM) => return Ok(Made::Refused),
         Err(Errno::EEXIST) => {
-            let found = nix::sys::stat::fstatat(&parent, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            let found =
+                nix::sys::stat::fstatat(&parent, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
             let same = found.st_mode & libc::S_IFMT == device.kind && found.st_rdev == number;
             if !same {
                 return Ok(Made::SomethingElseIsThere);

@@ -63,10 +63,7 @@ pub fn build(plan: &RootPlan, materials: Materials<'_>) -> anyhow::Result<Root> 
     Ok(root)
 }
 
-fn tree(
-    plan: &RootPlan,
-    server: Option<Channel<ToServer, FromServer>>,
-) -> anyhow::Result<OwnedFd> {
+fn tree(plan: &RootPlan, server: Option<Channel<ToServer, FromServer>>) -> anyhow::Result<OwnedFd> {
     match server {
         Some(server) => overlay::mount(&server),
         None => clone_tree(AT_FDCWD, &plan.path, true)

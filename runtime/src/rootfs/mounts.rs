@@ -25,11 +25,8 @@ pub fn mount(root: &Root, plan: &MountPlan, cgroups: &CgroupView) -> anyhow::Res
     let destination = &plan.destination;
     match &plan.what {
         What::Bind { source, recursive } => bind(root, plan, source, *recursive),
-        What::New { fstype, source, options } => {
-            new(root, plan, fstype, source, options).with_context(|| {
-                format!("mount {fstype} on {}", destination.display())
-            })
-        }
+        What::New { fstype, source, options } => new(root, plan, fstype, source, options)
+            .with_context(|| format!("mount {fstype} on {}", destination.display())),
         What::Cgroup => cgroups
             .mount(root, plan)
             .with_context(|| format!("mount the cgroups on {}", destination.display())),
@@ -70,11 +67,8 @@ fn change(mount: BorrowedFd<'_>, attributes: Attributes, recursive: bool) -> any
     }
     match set_attributes(mount, attributes, recursive) {
         Err(Errno::EPERM) if attributes.clear != 0 => {
-            let set_only = Attributes {
-                set: attributes.set & !attr::ATIME,
-                clear: 0,
-                ..attributes
-            };
+            let set_only =
+                Attributes { set: attributes.set & !attr::ATIME, clear: 0, ..attributes };
             set_attributes(mount, set_only, recursive)
         }
         result => result,
@@ -92,7 +86,8 @@ fn new(
     options: &Options,
 ) -> anyhow::Result<()> {
     let plain = matches!(fstype, "proc" | "sysfs");
-    let target = if plain { plain_directory(root, plan)? } else { root.make_directory(&plan.destination)? };
+    let target =
+        if plain { plain_directory(root, plan)? } else { root.make_directory(&plan.destination)? };
     match create(fstype, source, options, early_attributes(plan)) {
         Ok(mount) => {
             verify(fstype, mount.as_fd())?;
@@ -172,8 +167,8 @@ pub fn create(
     options: &Options,
     attributes: u64,
 ) -> anyhow::Result<OwnedFd> {
-    let context = FsContext::open(&c_string(fstype)?)
-        .with_context(|| format!("file system {fstype}"))?;
+    let context =
+        FsContext::open(&c_string(fstype)?).with_context(|| format!("file system {fstype}"))?;
     let told = |result: nix::Result<()>, option: &str| {
         result.with_context(|| match context.complaint() {
             Some(complaint) => format!("option {option} ({complaint})"),
@@ -186,7 +181,9 @@ pub fn create(
     for (name, value) in options {
         told(set_option(&context, name, value.as_deref()), name)?;
     }
-    context.mount(attributes).with_context(|| context.complaint().unwrap_or_else(|| "create".into()))
+    context
+        .mount(attributes)
+        .with_context(|| context.complaint().unwrap_or_else(|| "create".into()))
 }
 
 /// The longest value that `fsconfig` takes, without its final NUL (Linux `fs/fsopen.c`).
@@ -196,9 +193,9 @@ fn set_option(context: &FsContext, name: &str, value: Option<&str>) -> nix::Resu
     let key = c_string(name)?;
     match value {
         None => context.set_flag(&key),
-        Some(list) if name == "lowerdir" && list.len() > LONGEST_VALUE => list
-            .split(':')
-            .try_for_each(|layer| context.set(c"lowerdir+", &c_string(layer)?)),
+        Some(list) if name == "lowerdir" && list.len() > LONGEST_VALUE => {
+            list.split(':').try_for_each(|layer| context.set(c"lowerdir+", &c_string(layer)?))
+        }
         Some(value) => context.set(&key, &c_string(value)?),
     }
 }

@@ -57,8 +57,7 @@ fn propagate(mount: BorrowedFd<'_>, propagation: u64, recursive: bool) -> nix::R
 /// `EINVAL` where the old root is the initial ramdisk: there `--no-pivot` is needed.
 pub fn enter(root: &Root, propagation: u64) -> anyhow::Result<()> {
     fchdir(root).context("enter the root")?;
-    pivot_to_working_directory()
-        .context("pivot_root (on a ramdisk use --no-pivot)")?;
+    pivot_to_working_directory().context("pivot_root (on a ramdisk use --no-pivot)")?;
     // The working directory is now the old root. What is unmounted there must not be unmounted on
     // the host.
     let old = host_directory(Path::new("."))?;

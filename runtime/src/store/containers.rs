@@ -1,7 +1,7 @@
 //! One directory for each container, which describes itself.
 
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -92,6 +92,8 @@ pub struct Record {
     pub own_user_namespace: bool,
     /// Whether it has a process namespace of its own, whose end ends every process.
     pub own_pid_namespace: bool,
+    /// The identity of its mount namespace, which is always its own (namespaces(7)).
+    pub mount_namespace: u64,
 }
 
 /// A container's directory, locked against other commands until dropped.
@@ -336,7 +338,6 @@ impl Record {
 pub fn is_waiting(directory: &Path) -> bool {
     fs::symlink_metadata(directory.join(START_SOCKET)).is_ok()
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use crate::container::ContainerId;
 use crate::process::channel::pair;
 use crate::store;
-use crate::sys::process::{Clone, clone};
+use crate::sys::process::{Clone, clone, close_all_but};
 use crate::userns::map::{IdMaps, inside_to_outside};
 use crate::userns::write::write_maps;
 
@@ -116,11 +117,11 @@ impl KeptLayer {
     /// Removes the files in a user namespace in which they are ours.
     fn empty_as_owner(&self, maps: &IdMaps) -> anyhow::Result<()> {
         let (here, there) = pair::<(), String>()?;
-        let new = Clone { namespaces: libc::CLONE_NEWUSER.cast_unsigned().into(), ..Clone::default() };
+        let new =
+            Clone { namespaces: libc::CLONE_NEWUSER.cast_unsigned().into(), ..Clone::default() };
         let child = clone(new, || {
-            drop(here);
-            let removed = there.receive().and_then(|()| self.remove_contents());
-            match removed {
+            let alone = close_all_but(0, &[there.as_fd()]).map_err(anyhow::Error::from);
+            match alone.and_then(|()| there.receive()).and_then(|()| self.remove_contents()) {
                 Ok(()) => 0,
                 Err(error) => {
                     let _parent_sees_the_exit_code = there.send(&format!("{error:#}"));

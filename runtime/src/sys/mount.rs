@@ -30,10 +30,8 @@ impl FsContext {
     /// namespace that owns the mount namespace.
     pub fn open(fstype: &CStr) -> Result<Self> {
         // SAFETY: `fstype` ends with NUL and outlives the call.
-        owned(unsafe {
-            libc::syscall(libc::SYS_fsopen, fstype.as_ptr(), libc::FSOPEN_CLOEXEC)
-        })
-        .map(Self)
+        owned(unsafe { libc::syscall(libc::SYS_fsopen, fstype.as_ptr(), libc::FSOPEN_CLOEXEC) })
+            .map(Self)
     }
 
     fn config(&self, command: u32, key: Option<&CStr>, value: Option<&CStr>) -> Result<()> {
@@ -79,12 +77,7 @@ impl FsContext {
         self.config(libc::FSCONFIG_CMD_CREATE, None, None)?;
         // SAFETY: only numbers are passed.
         owned(unsafe {
-            libc::syscall(
-                libc::SYS_fsmount,
-                self.0.as_raw_fd(),
-                libc::FSMOUNT_CLOEXEC,
-                attributes,
-            )
+            libc::syscall(libc::SYS_fsmount, self.0.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attributes)
         })
     }
 
@@ -174,7 +167,8 @@ pub fn set_attributes(
         propagation: attributes.propagation,
         userns_fd: 0,
     };
-    let flags = if recursive { libc::AT_EMPTY_PATH | libc::AT_RECURSIVE } else { libc::AT_EMPTY_PATH };
+    let flags =
+        if recursive { libc::AT_EMPTY_PATH | libc::AT_RECURSIVE } else { libc::AT_EMPTY_PATH };
     // SAFETY: `change` is a whole `mount_attr`, its size is passed, and it outlives the call.
     let result = unsafe {
         libc::syscall(

@@ -281,8 +281,9 @@ fn is_sealed() -> bool {
 
 fn become_copy(copy: &OwnedFd) -> io::Result<Infallible> {
     use std::os::unix::ffi::OsStringExt;
-    let arguments: Vec<CString> =
-        std::env::args_os().map(|a| CString::new(a.into_vec())).collect::<std::result::Result<_, _>>()?;
+    let arguments: Vec<CString> = std::env::args_os()
+        .map(|a| CString::new(a.into_vec()))
+        .collect::<std::result::Result<_, _>>()?;
     let mut environment: Vec<CString> = std::env::vars_os()
         .map(|(mut name, value)| {
             name.push("=");
