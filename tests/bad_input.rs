@@ -61,7 +61,7 @@ fn a_config_that_is_no_file_does_not_hang() {
 #[test]
 fn an_unreadable_config_is_named() {
     let (sandbox, bundle) = plain();
-    fs::set_permissions(bundle.path().join("config.json"), Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(bundle.path().join("config.json"), Permissions::from_mode(0o0)).unwrap();
     if is_root() {
         sandbox.run(&bundle).ok();
     } else {
@@ -217,7 +217,7 @@ fn a_layer_that_cannot_be_read_is_named() {
         // Root reads everything, but no layer in what is not a directory.
         (closed.join("file"), "directory")
     } else {
-        fs::set_permissions(&closed, Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&closed, Permissions::from_mode(0o0)).unwrap();
         (closed, "ermission denied")
     };
     let name = closed.display().to_string();

@@ -47,7 +47,7 @@ fn one_id_is_given_once() {
     let id = sandbox.id("contested");
     let create = |_| sandbox.spawn(&["create", "--bundle", bundle.as_str(), &id]);
     let running: Vec<_> = (0..10).map(create).collect();
-    let outcomes: Vec<_> = running.into_iter().map(|create| create.wait()).collect();
+    let outcomes: Vec<_> = running.into_iter().map(super::common::outcome::Running::wait).collect();
     assert_eq!(outcomes.iter().filter(|outcome| outcome.code == 0).count(), 1, "{outcomes:?}");
     assert_eq!(sandbox.state(&id)["status"], "created");
     sandbox.rrun(&["delete", "--force", &id]).ok();

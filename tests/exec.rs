@@ -49,7 +49,7 @@ fn the_three_streams_pass_through() {
 #[test]
 fn it_is_in_every_namespace_of_the_container() {
     let (sandbox, id) = sleeping();
-    let script = "for kind in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$kind /proc/1/ns/$kind; done";
+    let script = "for kind in cgroup ipc mnt net pid user uts; do for id in self 1; do readlink /proc/$id/ns/$kind; done; done";
     let outcome = shell(&sandbox, &[], &id, script).ok();
     let links: Vec<_> = outcome.stdout.lines().collect();
     assert_eq!(links.len(), 14, "{outcome}");

@@ -119,7 +119,7 @@ fn the_writable_layer_can_be_named() {
     let (upper, work) = (sandbox.directory("upper"), sandbox.directory("work"));
     let id = sandbox.id("named");
     bundle.edit(|config| {
-        config["process"]["args"] = json!(["sh", "-c", "echo mine > /new; rm /shop/prices"])
+        config["process"]["args"] = json!(["sh", "-c", "echo mine > /new; rm /shop/prices"]);
     });
     let args = [
         "run",
@@ -232,7 +232,7 @@ fn many_layers_are_one_tree() {
     layers.push(image.lowerdir());
     let id = sandbox.id("many");
     bundle.edit(|config| {
-        config["process"]["args"] = json!(["sh", "-c", "ls /many | wc -l; cat /many/same /many/0"])
+        config["process"]["args"] = json!(["sh", "-c", "ls /many | wc -l; cat /many/same /many/0"]);
     });
     let outcome = sandbox
         .rrun(&["run", "--bundle", bundle.as_str(), "--lowerdir", &layers.join(":"), &id])

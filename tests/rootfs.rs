@@ -53,7 +53,7 @@ fn the_mounts_of_the_config_are_there() {
 fn the_default_devices_are_there() {
     let (sandbox, bundle) = plain();
     let script = "cd /dev; stat -c '%n %F %t:%T' null zero full random urandom tty; \
-        readlink fd stdin stdout stderr ptmx; echo x > null; head -c 3 zero | wc -c";
+        for link in fd stdin stdout stderr ptmx; do readlink $link; done; echo x > null; head -c 3 zero | wc -c";
     let expected = [
         "null character special file 1:3",
         "zero character special file 1:5",
@@ -183,7 +183,7 @@ fn masked_paths_are_empty() {
     fs::create_dir(bundle.inside("/vault")).unwrap();
     fs::write(bundle.inside("/vault/secret"), "secret\n").unwrap();
     bundle.edit(|config| {
-        config["linux"]["maskedPaths"] = json!(["/etc/secret", "/vault", "/not/there"])
+        config["linux"]["maskedPaths"] = json!(["/etc/secret", "/vault", "/not/there"]);
     });
     let seen = sandbox.prints(
         &bundle,
@@ -198,7 +198,7 @@ fn read_only_paths_are_not_written() {
     let (sandbox, bundle) = plain();
     fs::create_dir(bundle.inside("/frozen")).unwrap();
     bundle.edit(|config| {
-        config["linux"]["readonlyPaths"] = json!(["/frozen", "/proc/sys", "/not/there"])
+        config["linux"]["readonlyPaths"] = json!(["/frozen", "/proc/sys", "/not/there"]);
     });
     let seen = sandbox.prints(
         &bundle,
@@ -260,7 +260,7 @@ fn the_old_root_is_gone() {
     for flag in [None, Some("--no-pivot")] {
         let (sandbox, bundle) = plain();
         bundle.edit(|config| {
-            config["process"]["args"] = json!(["sh", "-c", format!("ls -A /; {MOUNTS}")])
+            config["process"]["args"] = json!(["sh", "-c", format!("ls -A /; {MOUNTS}")]);
         });
         let mut args = vec!["run", "--bundle", bundle.as_str()];
         args.extend(flag);
@@ -291,9 +291,11 @@ fn the_control_groups_can_be_mounted() {
         let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
         namespaces.push(json!({ "type": "cgroup" }));
     });
-    let seen = sandbox
-        .prints(&bundle, &format!("ls /sys/fs/cgroup; mkdir /sys/fs/cgroup/new 2>&1; {MOUNTS}"));
-    assert!(seen.contains("Read-only file system"), "{seen}");
+    let seen = sandbox.prints(
+        &bundle,
+        &format!("mkdir /sys/fs/cgroup/new 2>/dev/null || echo refused; {MOUNTS}"),
+    );
+    assert!(seen.starts_with("refused\n"), "{seen}");
     mounted(&seen, "/sys/fs/cgroup");
 }
 
@@ -342,7 +344,7 @@ fn no_link_in_the_image_leads_out_of_it() {
         config["mounts"]
             .as_array_mut()
             .unwrap()
-            .retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"))
+            .retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
     });
     outside_stays_empty(&sandbox, &bundle, &outside);
 }

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use nix::sys::stat::{Mode, SFlag, mknod};
 
-use super::Sandbox;
 use super::bundle::busybox_root;
+use super::{Sandbox, needs_fuse};
 
 /// Three layers: busybox; one that adds and changes files; one that removes some.
 ///
@@ -21,6 +21,7 @@ pub(crate) struct Image {
 
 impl Image {
     pub(crate) fn new(sandbox: &Sandbox) -> Self {
+        needs_fuse();
         let image = Self { path: sandbox.directory("image") };
         for layer in ["base", "middle", "top"] {
             fs::create_dir(image.layer(layer)).unwrap();

@@ -72,7 +72,8 @@ pub(crate) fn end_children() {
     }
 }
 
-fn reap() {
+/// Reaps the dead. Not while a command runs that somebody waits for.
+pub(crate) fn reap() {
     while let Ok(status) = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
         if status == WaitStatus::StillAlive {
             break;

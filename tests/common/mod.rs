@@ -9,6 +9,7 @@ pub(crate) mod sys;
 pub(crate) mod terminal;
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -40,12 +41,41 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Fails the test unless the machine has what it needs, and says `cure`. Where
+/// `RRUN_TESTS_MAY_SKIP` is set, the test ends well instead and is counted by `scripts/test`.
+pub(crate) fn needs(there: bool, what: &str, cure: &str) {
+    if there {
+        return;
+    }
+    let may_skip = std::env::var_os("RRUN_TESTS_MAY_SKIP").is_some_and(|value| value == "1");
+    assert!(may_skip, "this machine lacks {what}; {cure}");
+    if let Some(list) = std::env::var_os("RRUN_SKIPPED_TO") {
+        let name = std::thread::current().name().unwrap_or("a test").to_owned();
+        let mut list = fs::OpenOptions::new().create(true).append(true).open(list).unwrap();
+        writeln!(list, "{name}: this machine lacks {what}").unwrap();
+    }
+    end_test();
+}
+
+/// Ends the process, which under nextest is one test.
+#[expect(clippy::exit, clippy::disallowed_methods, reason = "the harness has no way to skip")]
+fn end_test() -> ! {
+    std::process::exit(0)
+}
+
+/// For tests of the layered root.
+pub(crate) fn needs_fuse() {
+    let device = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    needs(device.is_ok(), "an open /dev/fuse", "modprobe fuse; chmod 0666 /dev/fuse");
+}
+
 /// The first subordinate user id of the caller, which its containers see as user 1.
 pub(crate) fn first_subordinate_uid() -> u32 {
     let uid = nix::unistd::getuid();
     let name = nix::unistd::User::from_uid(uid).unwrap().unwrap().name;
-    let table = fs::read_to_string("/etc/subuid").unwrap();
+    let table = fs::read_to_string("/etc/subuid").unwrap_or_default();
     let mut ranges = table.lines().map(|line| line.split(':').collect::<Vec<_>>());
     let own = ranges.find(|range| range[0] == name || range[0] == uid.to_string());
-    own.expect("the user that runs the tests has a line in /etc/subuid")[1].parse().unwrap()
+    needs(own.is_some(), "subordinate ids", "usermod --add-subuids 100000-165535 USER");
+    own.unwrap()[1].parse().unwrap()
 }

@@ -115,10 +115,14 @@ impl Sandbox {
         serde_json::from_str(&self.rrun(&["state", id]).ok().stdout).unwrap()
     }
 
-    /// Waits until the container has stopped.
+    /// Waits until the container has stopped, as an engine does: reaping what was left to us.
+    /// (The first process of a pid namespace cannot end while a dead one in it is not reaped.)
     #[track_caller]
     pub(crate) fn wait_until_stopped(&self, id: &str) {
-        eventually("the container stops", || self.state(id)["status"] == "stopped");
+        eventually("the container stops", || {
+            leftovers::reap();
+            self.state(id)["status"] == "stopped"
+        });
     }
 
     /// Kills a container and deletes it.
