@@ -59,8 +59,9 @@ fn it_is_in_every_namespace_of_the_container() {
 #[test]
 fn it_is_in_the_cgroups_of_the_container() {
     let (sandbox, id) = sleeping();
-    let outcome = shell(&sandbox, &[], &id, "diff /proc/self/cgroup /proc/1/cgroup").ok();
-    assert_eq!(outcome.stdout, "");
+    let outcome =
+        shell(&sandbox, &[], &id, "diff /proc/self/cgroup /proc/1/cgroup && echo same").ok();
+    assert_eq!(outcome.stdout, "same\n");
 }
 
 #[test]

@@ -25,7 +25,8 @@ fn those_of_the_config_are_new() {
         namespaces.push(json!({ "type": "cgroup" }));
     });
     for kind in ["mnt", "pid", "net", "ipc", "uts", "cgroup"] {
-        assert_ne!(inside(&sandbox, &bundle, kind), own(kind));
+        let new = inside(&sandbox, &bundle, kind);
+        assert!(new.starts_with(kind) && new != own(kind), "{new}");
     }
 }
 

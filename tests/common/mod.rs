@@ -19,7 +19,7 @@ pub(crate) use sandbox::Sandbox;
 
 /// After this long a command or a condition is taken to hang. Containers take milliseconds; the
 /// rest is for a machine that is busy with the other tests.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Whether the tests run as root.
 pub(crate) fn is_root() -> bool {
