@@ -1,1 +1,42 @@
-//! fusefs
+//! A copy-on-write file system: read-only layers and one writable directory, merged into one
+//! tree and served through FUSE by an unprivileged process.
+//!
+//! ```text
+//! /dev/fuse ──► serve    negotiates, receives requests
+//!               ops      decodes, asks the tree, replies
+//!               tree     the merged tree: plain arguments, Result<_, Errno>
+//!               inode    what the kernel knows: node ids, nodes, descriptors
+//!               layer    reads one layer beneath directory descriptors; merges directories
+//!               upper    the only place that writes: staging, copy-up, whiteouts
+//!               format   what lies on disk, as bytes
+//! ```
+//!
+//! Whoever mounts calls [`Overlay::open`], [`open_device`], [`mount_detached`] and, in a process
+//! of its own, [`serve`]. The layers must not change underneath: the kernel is told to remember
+//! everything for ever.
+//!
+//! # Locks
+//!
+//! 1. `Tree::copying`: one copy-up at a time; held while data is copied.
+//! 2. `Tree::state`: nodes, listings, descriptors; held while names and metadata are read or
+//!    changed on a layer, never while contents are.
+//! 3. `Index::known`: a map; nothing else happens under it.
+//!
+//! A lock is taken only while those with larger numbers are free.
+
+mod config;
+mod device;
+mod format;
+mod inode;
+mod layer;
+mod ops;
+mod overlay;
+mod serve;
+mod sys;
+pub mod tree;
+mod upper;
+
+pub use config::{Config, ConfigError};
+pub use device::{attach, mount_detached, open_device};
+pub use overlay::{OpenError, Overlay};
+pub use serve::serve;

@@ -1,1 +1,64 @@
-//! host
+//! What this kernel and this user can do, probed once for a command.
+//!
+//! Only this module probes; everybody else is told.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+
+use nix::unistd::{Gid, Uid, getegid, geteuid};
+
+/// The user, the user namespace and the environment that the command runs in.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The effective user ID.
+    pub uid: Uid,
+    /// The effective group ID.
+    pub gid: Gid,
+    /// Whether we are in a user namespace that somebody made, as inside `podman unshare`.
+    pub nested: bool,
+}
+
+/// The line of `/proc/self/uid_map` in the first user namespace: every ID, unchanged.
+const WHOLE_RANGE: [&str; 3] = ["0", "0", "4294967295"];
+
+impl Host {
+    /// Looks at the process and its namespace.
+    #[must_use]
+    pub fn probe() -> Self {
+        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        Self { uid: geteuid(), gid: getegid(), nested: !map.split_whitespace().eq(WHOLE_RANGE) }
+    }
+
+    /// Whether this is root of the whole machine, not of a user namespace.
+    #[must_use]
+    pub fn is_real_root(&self) -> bool {
+        self.uid.is_root() && !self.nested
+    }
+
+    /// Whether a new user namespace is needed to do anything at all.
+    #[must_use]
+    pub fn needs_user_namespace(&self) -> bool {
+        !self.uid.is_root()
+    }
+}
+
+/// A variable of the environment that is set and not empty.
+///
+/// Engines pass some variables empty when they mean that they are not there.
+#[must_use]
+pub fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The caller's home directory, if the environment names one.
+#[must_use]
+pub fn home() -> Option<PathBuf> {
+    variable("HOME").map(PathBuf::from)
+}
+
+/// This boot's identity (`/proc/sys/kernel/random/boot_id`): a process ID means nothing in another.
+#[must_use]
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}

@@ -1,2 +1,69 @@
-//! The command `rrun`.
-fn main() {}
+//! The command `rrun`: parse, run, print the error in one line, exit code.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use rrun::cli::Command;
+
+/// The exit code for a command line that cannot be understood, as runc's.
+const MISUSED: u8 = 1;
+
+fn main() -> ExitCode {
+    let command = match Command::try_parse() {
+        Ok(command) => command,
+        Err(error) if error.use_stderr() => {
+            complain(&misuse(&error.to_string()));
+            return MISUSED.into();
+        }
+        Err(asked_for_help) => {
+            let _nobody_reads = asked_for_help.print();
+            return ExitCode::SUCCESS;
+        }
+    };
+    let failure = command.failure();
+    let result = command.start_log().and_then(|()| command.run());
+    match result {
+        Ok(code) => code.into(),
+        Err(error) => {
+            let message = format!("{error:#}");
+            log::error!("{message}");
+            complain(&message);
+            failure.into()
+        }
+    }
+}
+
+fn complain(message: &str) {
+    let line = format!("rrun: {}\n", message.replace('\n', " "));
+    let _nobody_reads = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// What is wrong with the command line, in one line.
+fn misuse(text: &str) -> String {
+    let cause: Vec<_> = text
+        .trim_start_matches("error: ")
+        .lines()
+        .take_while(|line| !line.starts_with("Usage:"))
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    format!(
+        "{} (see --help)",
+        cause.join(" ").trim_end_matches(" For more information, try '--help'.")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misuse_is_one_line() {
+        let text = "error: unexpected argument '--x' found\n\n  tip: a similar argument exists: \
+                    '--y'\n\nUsage: rrun create\n\nFor more information, try '--help'.\n";
+        let line = "unexpected argument '--x' found tip: a similar argument exists: '--y' \
+                    (see --help)";
+        assert_eq!(misuse(text), line);
+    }
+}

@@ -1,1 +1,21 @@
-//! spec
+//! What a container should be: the `config.json` of an OCI bundle, loaded, checked, and written
+//! as a template.
+//!
+//! [`load_bundle`] reads and parses one file; [`check()`] says all that is wrong with it at once;
+//! [`unsupported`] says what is right but not applied yet. Apart from reading that one file the
+//! crate makes no system call: everything else is a pure function, and knows neither this machine
+//! nor this user.
+//!
+//! The types are those of the crate `oci-spec`, re-exported as [`oci`].
+
+mod check;
+mod load;
+pub mod mount_options;
+mod template;
+
+pub use check::{
+    Problem, Problems, check, check_process, sysctl_path, unsupported, unsupported_process,
+};
+pub use load::{Bundle, CONFIG, LoadError, load_bundle, load_bundle_with, load_process, parse};
+pub use oci_spec::runtime as oci;
+pub use template::Template;

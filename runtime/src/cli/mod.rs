@@ -1,1 +1,226 @@
-//! cli
+//! The command line: runc's verbs, flags, output and exit codes, because engines call them.
+//!
+//! One file per verb: arguments and calls, no logic.
+
+mod create;
+mod creation;
+mod delete;
+mod exec;
+mod features;
+mod kill;
+mod list;
+mod overlay;
+mod ps;
+mod run;
+mod spec;
+mod start;
+mod state;
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::container::{Cgroups, Runtime};
+use crate::host::Host;
+use crate::log;
+use crate::store::{self, containers::Containers};
+
+/// What `--version` prints after the name: engines read the first line.
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
+
+/// A rootless OCI container runtime with its own copy-on-write file system
+#[derive(Debug, Parser)]
+#[command(name = "rrun", version = VERSION, disable_version_flag = true, max_term_width = 100)]
+pub struct Command {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Flags that stand before the verb.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Directory of the runtime's state [default: /run/rrun, or $XDG_RUNTIME_DIR/rrun]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// File that takes errors and warnings, one line each [default: standard error]
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Form of the lines in the log
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: log::Format,
+    /// Log what is done, too
+    #[arg(long)]
+    debug: bool,
+    /// How the container's cgroups are made
+    #[arg(long, value_name = "MANAGER", default_value = "cgroupfs")]
+    cgroup_manager: CgroupManager,
+    /// Let systemd make the container's cgroups; not there yet
+    #[arg(long)]
+    systemd_cgroup: bool,
+    /// Whether a cgroup that may not be made is no error
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    rootless: Rootless,
+    /// Print the version
+    #[arg(short = 'v', long, action = ArgAction::Version)]
+    version: Option<bool>,
+}
+
+/// The values of `--cgroup-manager`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CgroupManager {
+    /// Directories of the cgroup file system.
+    Cgroupfs,
+    /// Units of systemd.
+    Systemd,
+    /// None: containers stay in the cgroups of the caller.
+    Disabled,
+}
+
+/// The values of `--rootless`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Rootless {
+    /// If this is not root of the whole machine.
+    Auto,
+    /// Yes.
+    #[value(alias = "1")]
+    True,
+    /// No.
+    #[value(alias = "0")]
+    False,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Create(create::Create),
+    Start(start::Start),
+    State(state::State),
+    Kill(kill::Kill),
+    Delete(delete::Delete),
+    Run(run::Run),
+    Exec(exec::Exec),
+    List(list::List),
+    Ps(ps::Ps),
+    Spec(spec::Spec),
+    Features(features::Features),
+    Overlay(overlay::Overlay),
+}
+
+impl Command {
+    /// Does what the command line says.
+    ///
+    /// # Errors
+    ///
+    /// What failed, from the operation down to the cause.
+    pub fn run(self) -> anyhow::Result<u8> {
+        let global = &self.global;
+        match self.verb {
+            Verb::Create(verb) => verb.run(global),
+            Verb::Start(verb) => verb.run(global),
+            Verb::State(verb) => verb.run(global),
+            Verb::Kill(verb) => verb.run(global),
+            Verb::Delete(verb) => verb.run(global),
+            Verb::Run(verb) => verb.run(global),
+            Verb::Exec(verb) => verb.run(global),
+            Verb::List(verb) => verb.run(global),
+            Verb::Ps(verb) => verb.run(global),
+            Verb::Spec(verb) => verb.run(global),
+            Verb::Features(verb) => verb.run(global),
+            Verb::Overlay(verb) => verb.run(global),
+        }
+    }
+
+    /// Sends what is logged where the flags say.
+    ///
+    /// # Errors
+    ///
+    /// If the log file cannot be opened.
+    pub fn start_log(&self) -> anyhow::Result<()> {
+        log::start(self.global.log.as_deref(), self.global.log_format, self.global.debug)
+    }
+
+    /// The exit code of a failure: that of `exec` is 255, as runc's.
+    #[must_use]
+    pub fn failure(&self) -> u8 {
+        if matches!(self.verb, Verb::Exec(_)) { 255 } else { 1 }
+    }
+}
+
+impl Global {
+    /// The runtime that the flags describe.
+    ///
+    /// # Errors
+    ///
+    /// If a flag asks for what is not there yet, or there is no place for the state.
+    fn runtime(&self) -> anyhow::Result<Runtime> {
+        if self.systemd_cgroup || self.cgroup_manager == CgroupManager::Systemd {
+            bail!("systemd as cgroup manager is not supported yet: use --cgroup-manager cgroupfs");
+        }
+        let host = Host::probe();
+        let root = match &self.root {
+            Some(root) => {
+                std::path::absolute(root).with_context(|| format!("--root {}", root.display()))?
+            }
+            None => store::default_root(&host)?,
+        };
+        Ok(Runtime {
+            containers: Containers::at(root),
+            data_root: store::data_root(&host).ok(),
+            cgroups: match self.cgroup_manager {
+                CgroupManager::Disabled => Cgroups::Disabled,
+                _ => Cgroups::Cgroupfs,
+            },
+            tolerate_cgroups: match self.rootless {
+                Rootless::Auto => !host.is_real_root(),
+                Rootless::True => true,
+                Rootless::False => false,
+            },
+            host,
+        })
+    }
+}
+
+/// Prints to standard output; a reader that has gone is no error.
+///
+/// # Errors
+///
+/// Those of `write(2)`, a full disk for one.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut output = io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("write to standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Command as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn options_may_follow_the_container() {
+        for line in [
+            "rrun create --bundle /b --pid-file p ID",
+            "rrun create ID --bundle /b --pid-file p",
+            "rrun --root /r --log l --log-format json delete --force ID",
+            "rrun kill ID 9 --all",
+            "rrun kill --all ID KILL",
+            "rrun exec --process p --detach --pid-file f ID",
+            "rrun exec --cwd / -e A=1 ID sh -c 'exit 1'",
+            "rrun run --bundle /b --no-pivot --no-new-keyring --preserve-fds 2 ID",
+        ] {
+            let parsed = Command::try_parse_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.err().unwrap());
+        }
+    }
+}

@@ -1,1 +1,6 @@
-//! confine
+//! What takes freedom from the container's processes.
+
+pub mod capabilities;
+pub mod cgroup;
+pub mod rlimits;
+pub mod seccomp;

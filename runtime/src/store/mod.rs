@@ -1,1 +1,127 @@
-//! store
+//! What outlives a command, and where it lies.
+//!
+//! ```text
+//! ROOT/ID/            0700; locked by flock(2) while a command changes the container
+//!   state.json        the container as created; replaced by rename
+//!   config.json       the configuration it was created from, byte for byte
+//!   start             socket on which the waiting init listens; gone once started
+//! DATA/containers/ID/ a writable layer that outlives the container
+//!   upper/ work/      as the overlay keeps them
+//!   ids.json          the ID maps that its files belong to
+//! ```
+//! ROOT is `--root`, or `/run/rrun`, or `$XDG_RUNTIME_DIR/rrun` for an ordinary user. DATA is
+//! `$RRUN_DATA`, or `/var/lib/rrun`, or `$XDG_DATA_HOME/rrun`.
+
+pub mod containers;
+pub mod layers;
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+
+use crate::host::{Host, home, variable};
+
+/// Where the runtime keeps its containers, if `--root` does not say.
+///
+/// # Errors
+///
+/// If there is no `XDG_RUNTIME_DIR` and the directory that takes its place belongs to another user.
+pub fn default_root(host: &Host) -> anyhow::Result<PathBuf> {
+    if host.is_real_root() {
+        return Ok("/run/rrun".into());
+    }
+    if let Some(directory) = variable("XDG_RUNTIME_DIR") {
+        return Ok(Path::new(&directory).join("rrun"));
+    }
+    let systemd = PathBuf::from(format!("/run/user/{}", host.uid));
+    if fs::metadata(&systemd).is_ok_and(|found| found.uid() == host.uid.as_raw()) {
+        return Ok(systemd.join("rrun"));
+    }
+    let own = PathBuf::from(format!("/tmp/rrun-{}", host.uid));
+    make_private(&own)?;
+    ensure_own(&own, host)?;
+    Ok(own)
+}
+
+fn ensure_own(directory: &Path, host: &Host) -> anyhow::Result<()> {
+    let found = fs::symlink_metadata(directory)?;
+    ensure!(
+        found.is_dir() && found.uid() == host.uid.as_raw() && found.mode() & 0o077 == 0,
+        "{} is not a directory of yours alone: set XDG_RUNTIME_DIR to one that is",
+        directory.display()
+    );
+    Ok(())
+}
+
+/// Where writable layers are kept.
+///
+/// # Errors
+///
+/// If the environment names no place for data.
+pub fn data_root(host: &Host) -> anyhow::Result<PathBuf> {
+    if let Some(directory) = variable("RRUN_DATA") {
+        return Ok(directory.into());
+    }
+    if host.is_real_root() {
+        return Ok("/var/lib/rrun".into());
+    }
+    if let Some(directory) = variable("XDG_DATA_HOME") {
+        return Ok(Path::new(&directory).join("rrun"));
+    }
+    match home() {
+        Some(home) => Ok(home.join(".local/share/rrun")),
+        None => bail!("no place to keep the writable layer: set HOME, XDG_DATA_HOME or RRUN_DATA"),
+    }
+}
+
+/// Makes `directory` and those above it, for the owner alone; what exists is left as it is.
+///
+/// # Errors
+///
+/// Those of `mkdir(2)`.
+pub fn make_private(directory: &Path) -> anyhow::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("make directory {}", directory.display()))
+}
+
+/// Puts `contents` in place of `path`, whole or not at all, whatever happens meanwhile.
+///
+/// # Errors
+///
+/// Those of writing and renaming, `ENOSPC` among them; `path` is then as it was.
+pub fn replace(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
+    let beside = path.with_extension("new");
+    let written = write_new(&beside, contents).and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        let _was_never_made = fs::remove_file(&beside);
+    }
+    written.with_context(|| format!("write {}", path.display()))
+}
+
+fn write_new(path: &Path, contents: &[u8]) -> std::io::Result<()> {
+    let mut file: File =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(contents)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_replacement_leaves_the_old_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        replace(&path, b"first").unwrap();
+        fs::create_dir(path.with_extension("new")).unwrap();
+        assert!(replace(&path, b"second").is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+    }
+}

@@ -1,1 +1,216 @@
-//! mount
+//! The mount API by file descriptor: `fsopen`, `fsconfig`, `fsmount`, `open_tree`, `move_mount`
+//! and `mount_setattr` (Linux 5.2 and 5.12).
+//!
+//! Every descriptor is closed on exec. Errors are those of the system call, whose man page names
+//! them; where the kernel says more than the errno, [`FsContext::complaint`] reads it.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::{NixPath, Result};
+
+/// A mount being configured, before it exists (`fsopen(2)`).
+#[derive(Debug)]
+pub struct FsContext(OwnedFd);
+
+fn owned(result: libc::c_long) -> Result<OwnedFd> {
+    let fd = Errno::result(result)?;
+    let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the system call succeeded, so `fd` is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+impl FsContext {
+    /// Starts to configure a file system of type `fstype`.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the kernel has no such type, `EPERM` without `CAP_SYS_ADMIN` in the user
+    /// namespace that owns the mount namespace.
+    pub fn open(fstype: &CStr) -> Result<Self> {
+        // SAFETY: `fstype` ends with NUL and outlives the call.
+        owned(unsafe { libc::syscall(libc::SYS_fsopen, fstype.as_ptr(), libc::FSOPEN_CLOEXEC) })
+            .map(Self)
+    }
+
+    fn config(&self, command: u32, key: Option<&CStr>, value: Option<&CStr>) -> Result<()> {
+        let pointer = |text: Option<&CStr>| text.map_or(std::ptr::null(), CStr::as_ptr);
+        // SAFETY: key and value are NULL or end with NUL, and outlive the call.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_fsconfig,
+                self.0.as_raw_fd(),
+                command,
+                pointer(key),
+                pointer(value),
+                0,
+            )
+        };
+        Errno::result(result).map(drop)
+    }
+
+    /// Sets the option `key` to `value`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the file system does not know the option or refuses the value.
+    pub fn set(&self, key: &CStr, value: &CStr) -> Result<()> {
+        self.config(libc::FSCONFIG_SET_STRING, Some(key), Some(value))
+    }
+
+    /// Sets the option `key`, which has no value.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the file system does not know the option.
+    pub fn set_flag(&self, key: &CStr) -> Result<()> {
+        self.config(libc::FSCONFIG_SET_FLAG, Some(key), None)
+    }
+
+    /// Makes the mount with the `MOUNT_ATTR_*` in `attributes`; it is attached nowhere yet.
+    ///
+    /// # Errors
+    ///
+    /// What the file system answers; `EPERM` where the user namespace may not mount it.
+    pub fn mount(&self, attributes: u64) -> Result<OwnedFd> {
+        self.config(libc::FSCONFIG_CMD_CREATE, None, None)?;
+        // SAFETY: only numbers are passed.
+        owned(unsafe {
+            libc::syscall(libc::SYS_fsmount, self.0.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attributes)
+        })
+    }
+
+    /// What the kernel has to say about the last failure, if anything.
+    #[must_use]
+    pub fn complaint(&self) -> Option<String> {
+        let mut message = [0_u8; 512];
+        let length = nix::unistd::read(&self.0, &mut message).ok()?;
+        let text = String::from_utf8_lossy(message.get(..length)?);
+        Some(text.trim_start_matches("e ").trim_start_matches("w ").trim().to_owned())
+    }
+}
+
+/// Opens what lies at `path` beneath `directory` as a detached copy of its mount (`open_tree(2)`).
+///
+/// With `recursive` the mounts below come too, which a user namespace demands when they belong to
+/// a more privileged one. An empty path means `directory` itself.
+///
+/// # Errors
+///
+/// `EINVAL` for a tree with locked mounts below if not `recursive`, `EPERM` without
+/// `CAP_SYS_ADMIN`, and those of looking up `path`.
+pub fn clone_tree<P: NixPath + ?Sized>(
+    directory: BorrowedFd<'_>,
+    path: &P,
+    recursive: bool,
+) -> Result<OwnedFd> {
+    let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    flags |= libc::AT_EMPTY_PATH.cast_unsigned();
+    if recursive {
+        flags |= libc::AT_RECURSIVE.cast_unsigned();
+    }
+    let result = path.with_nix_path(|path| {
+        // SAFETY: `path` ends with NUL and outlives the call.
+        unsafe { libc::syscall(libc::SYS_open_tree, directory.as_raw_fd(), path.as_ptr(), flags) }
+    })?;
+    owned(result)
+}
+
+/// Attaches the detached mount `from` on top of `to` (`move_mount(2)`).
+///
+/// # Errors
+///
+/// `ENOTDIR` if one is a directory and the other is not, `EINVAL` if `to` is in another mount
+/// namespace.
+pub fn attach(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+    // SAFETY: both paths are the empty C string.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            from.as_raw_fd(),
+            c"".as_ptr(),
+            to.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// What `mount_setattr(2)` is to change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// `MOUNT_ATTR_*` to set.
+    pub set: u64,
+    /// `MOUNT_ATTR_*` to clear.
+    pub clear: u64,
+    /// One of `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE`, `MS_UNBINDABLE`, or 0 to leave it.
+    pub propagation: u64,
+}
+
+/// Changes the attributes of `mount`, and of all mounts below it if `recursive`.
+///
+/// # Errors
+///
+/// `EPERM` if a flag is locked by a more privileged user namespace, `EINVAL` if `mount` is not
+/// the root of a mount.
+pub fn set_attributes(
+    mount: BorrowedFd<'_>,
+    attributes: Attributes,
+    recursive: bool,
+) -> Result<()> {
+    let change = libc::mount_attr {
+        attr_set: attributes.set,
+        attr_clr: attributes.clear,
+        propagation: attributes.propagation,
+        userns_fd: 0,
+    };
+    let flags =
+        if recursive { libc::AT_EMPTY_PATH | libc::AT_RECURSIVE } else { libc::AT_EMPTY_PATH };
+    // SAFETY: `change` is a whole `mount_attr`, its size is passed, and it outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const change,
+            size_of_val(&change),
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Makes `new_root` the root of the mount namespace, with the old one stacked on the same place.
+///
+/// The working directory must be `new_root`; afterwards it is the old root, which the caller
+/// detaches.
+///
+/// # Errors
+///
+/// `EINVAL` if the working directory is not a mount point or its parent is shared.
+pub fn pivot_to_working_directory() -> Result<()> {
+    // SAFETY: both paths are C strings.
+    let result = unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) };
+    Errno::result(result).map(drop)
+}
+
+/// `text` as the C string that the mount calls take.
+///
+/// # Errors
+///
+/// `EINVAL` if it contains NUL.
+pub fn c_string(text: &str) -> Result<CString> {
+    CString::new(text).map_err(|_| Errno::EINVAL)
+}
+
+/// The file system magic of what `fd` refers to (`statfs(2)`, `f_type`).
+///
+/// # Errors
+///
+/// Those of `fstatfs(2)`.
+pub fn magic(fd: impl AsFd) -> Result<nix::sys::statfs::FsType> {
+    Ok(nix::sys::statfs::fstatfs(fd)?.filesystem_type())
+}

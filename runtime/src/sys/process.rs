@@ -1,1 +1,314 @@
-//! process
+//! Processes: `clone3`, pidfds, the sealed copy of our own program, and what comes before exec.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::Result;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sched::CloneFlags;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use nix::unistd::{ForkResult, Pid};
+
+/// A child and the descriptor that names it even after its number was given to another.
+#[derive(Debug)]
+pub struct Child {
+    /// Its process ID, as this process sees it.
+    pub pid: Pid,
+    /// Its pidfd; readable when it has ended.
+    pub pidfd: OwnedFd,
+}
+
+/// How [`clone`] makes the child.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Clone<'a> {
+    /// The namespaces to make new; a new user namespace is made first and owns the others.
+    pub namespaces: u64,
+    /// The child becomes a child of our parent instead (`CLONE_PARENT`).
+    pub sibling: bool,
+    /// The cgroup v2 directory the child starts in (`CLONE_INTO_CGROUP`).
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+/// Runs `body` in a new process, which ends with the exit code that `body` returns.
+///
+/// # Errors
+///
+/// Those of `clone3(2)`: `EPERM` where namespaces may not be made, `ENOSPC` past
+/// `user.max_*_namespaces`, `EAGAIN` past the limit of processes.
+pub fn clone(how: Clone<'_>, body: impl FnOnce() -> u8) -> Result<Child> {
+    debug_assert_eq!(thread_count(), 1, "clone copies one thread and every lock");
+    let mut pidfd: RawFd = -1;
+    let mut flags = how.namespaces | libc::CLONE_PIDFD.cast_unsigned() as u64;
+    if how.sibling {
+        flags |= libc::CLONE_PARENT.cast_unsigned() as u64;
+    }
+    if how.cgroup.is_some() {
+        flags |= CLONE_INTO_CGROUP;
+    }
+    // SAFETY: all-zero is a valid `clone_args`: every field is a number.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags;
+    args.pidfd = (&raw mut pidfd).addr() as u64;
+    args.exit_signal = if how.sibling { 0 } else { libc::SIGCHLD.cast_unsigned().into() };
+    args.cgroup = how.cgroup.map_or(0, |fd| fd.as_raw_fd().cast_unsigned().into());
+    // SAFETY: no stack is given, so this is a fork: the child has its own copy of everything, and
+    // this is the only thread, so it inherits no lock held by another. `pidfd` outlives the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of_val(&args)) };
+    match Errno::result(pid)? {
+        0 => exit_now(body()),
+        pid => {
+            let pid = Pid::from_raw(i32::try_from(pid).map_err(|_| Errno::ESRCH)?);
+            // SAFETY: CLONE_PIDFD stored a new descriptor, which nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Child { pid, pidfd })
+        }
+    }
+}
+
+/// `CLONE_INTO_CGROUP` of `linux/sched.h`; `libc` has it in a type too small for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Runs `body` in a forked child, which ends with the exit code that `body` returns.
+///
+/// # Errors
+///
+/// Those of `fork(2)`.
+pub fn fork(body: impl FnOnce() -> u8) -> Result<Pid> {
+    debug_assert_eq!(thread_count(), 1, "fork copies one thread and every lock");
+    // SAFETY: this is the only thread, so the child inherits no lock held by another.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => exit_now(body()),
+    }
+}
+
+/// Ends this process without running what was registered to run at exit: in a forked child those
+/// things are the parent's.
+pub fn exit_now(code: u8) -> ! {
+    // SAFETY: `_exit` takes a number and does not return.
+    unsafe { libc::_exit(code.into()) }
+}
+
+/// How many threads this process has.
+fn thread_count() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
+}
+
+/// A pidfd for the process `pid`.
+///
+/// # Errors
+///
+/// `ESRCH` if there is none.
+pub fn pidfd_open(pid: Pid) -> Result<OwnedFd> {
+    // SAFETY: only numbers are passed.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let fd = i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the system call succeeded, so `fd` is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends signal number `signal` to the process behind `pidfd`; 0 only asks whether it is there.
+///
+/// # Errors
+///
+/// `ESRCH` if it has ended, `EPERM` if it is another's, `EINVAL` for no signal.
+pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    // SAFETY: no siginfo is passed, the rest are numbers.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Whether the process behind `pidfd` has ended (a zombie has).
+///
+/// Waits up to `milliseconds` for it; -1 waits for ever.
+///
+/// # Errors
+///
+/// Those of `poll(2)`, but not `EINTR`.
+pub fn has_ended(pidfd: BorrowedFd<'_>, milliseconds: i32) -> Result<bool> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let timeout = PollTimeout::try_from(milliseconds).map_err(|_| Errno::EINVAL)?;
+    loop {
+        let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+            Ok(ready) => return Ok(ready > 0),
+        }
+    }
+}
+
+/// Marks every descriptor from `first` upwards close-on-exec (`close_range(2)`).
+///
+/// # Errors
+///
+/// `ENOSYS` before Linux 5.11.
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    close_range(first, libc::CLOSE_RANGE_CLOEXEC.cast_signed())
+}
+
+/// Closes every descriptor from `first` upwards that is not in `keep`.
+///
+/// # Errors
+///
+/// Those of `close_range(2)`.
+pub fn close_all_but(first: u32, keep: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut keep: Vec<u32> =
+        keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).filter(|fd| *fd >= first).collect();
+    keep.sort_unstable();
+    let mut next = first;
+    for fd in keep {
+        if fd > next {
+            close_span(next, fd - 1)?;
+        }
+        next = fd + 1;
+    }
+    close_span(next, u32::MAX)
+}
+
+fn close_span(first: u32, last: u32) -> Result<()> {
+    // SAFETY: only numbers are passed; the caller gives up every descriptor in the range.
+    Errno::result(unsafe { libc::close_range(first, last, 0) }).map(drop)
+}
+
+fn close_range(first: u32, flags: i32) -> Result<()> {
+    // SAFETY: only numbers are passed; no descriptor is closed, only marked.
+    Errno::result(unsafe { libc::close_range(first, u32::MAX, flags) }).map(drop)
+}
+
+/// Gives every signal its default action and unblocks all: what a new program expects.
+///
+/// Rust's start-up code ignores `SIGPIPE`; that would be inherited.
+///
+/// # Errors
+///
+/// Those of `sigprocmask(2)`.
+pub fn reset_signals() -> Result<()> {
+    for number in 1..libc::SIGRTMIN() {
+        let Ok(name) = Signal::try_from(number) else { continue };
+        if matches!(name, Signal::SIGKILL | Signal::SIGSTOP) {
+            continue;
+        }
+        // SAFETY: the default action runs no code of ours.
+        unsafe { signal(name, SigHandler::SigDfl) }?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// Leaves the caller's session keyring for a new one of the given name (`keyctl(2)`).
+///
+/// # Errors
+///
+/// `ENOSYS` without key retention in the kernel, `EDQUOT` past the user's quota of keys.
+pub fn join_session_keyring(name: &CStr) -> Result<()> {
+    // SAFETY: `name` ends with NUL and outlives the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr())
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Joins the namespaces in `flags` of the process behind `pidfd` (`setns(2)`, Linux 5.8).
+///
+/// # Errors
+///
+/// `EPERM` without the capabilities, `ESRCH` if the process has ended, `EINVAL` for the user
+/// namespace one is in already.
+pub fn join_namespaces(pidfd: BorrowedFd<'_>, flags: CloneFlags) -> Result<()> {
+    nix::sched::setns(pidfd, flags)
+}
+
+/// The variable that tells the sealed copy that it is one.
+const SEALED: &CStr = c"_RRUN_SEALED=1";
+
+/// Goes on as a sealed copy of this program in memory.
+///
+/// A process of ours that has entered a container can be reached from inside through
+/// `/proc/PID/exe`; a memory file that nobody can write is all that is found there
+/// (CVE-2019-5736). Returns in the copy, or at once if this is one already.
+///
+/// # Errors
+///
+/// Those of `memfd_create(2)`, `sendfile(2)` and `execve(2)`.
+pub fn ensure_sealed() -> io::Result<()> {
+    if std::env::var_os("_RRUN_SEALED").is_some() && is_sealed() {
+        return Ok(());
+    }
+    let program = std::fs::File::open("/proc/self/exe")?;
+    let size = program.metadata()?.len();
+    let copy = memory_file()?;
+    let mut done = 0_u64;
+    while done < size {
+        let left = usize::try_from(size - done).unwrap_or(usize::MAX);
+        match nix::sys::sendfile::sendfile(&copy, &program, None, left)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            sent => done += sent as u64,
+        }
+    }
+    let seals = SealFlag::F_SEAL_SEAL
+        | SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_WRITE;
+    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
+    match become_copy(&copy)? {}
+}
+
+fn memory_file() -> Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // Kernels before 6.3 do not know MFD_EXEC, newer ones may demand it.
+    let exec = MFdFlags::from_bits_retain(libc::MFD_EXEC);
+    memfd_create(c"rrun", flags | exec).or_else(|_old_kernel| memfd_create(c"rrun", flags))
+}
+
+fn is_sealed() -> bool {
+    std::fs::File::open("/proc/self/exe")
+        .ok()
+        .and_then(|program| fcntl(&program, FcntlArg::F_GET_SEALS).ok())
+        .is_some_and(|seals| seals & SealFlag::F_SEAL_WRITE.bits() != 0)
+}
+
+fn become_copy(copy: &OwnedFd) -> io::Result<Infallible> {
+    use std::os::unix::ffi::OsStringExt;
+    let arguments: Vec<CString> = std::env::args_os()
+        .map(|a| CString::new(a.into_vec()))
+        .collect::<std::result::Result<_, _>>()?;
+    let mut environment: Vec<CString> = std::env::vars_os()
+        .map(|(mut name, value)| {
+            name.push("=");
+            name.push(value);
+            CString::new(name.into_vec())
+        })
+        .collect::<std::result::Result<_, _>>()?;
+    environment.push(SEALED.to_owned());
+    Ok(nix::unistd::fexecve(copy, &arguments, &environment)?)
+}
+
+/// Takes charge of a descriptor that a message brought.
+#[must_use]
+pub fn received(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel installed `fd` for this process when it received the message; it is
+    // passed here once, straight from the control message.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Sets the NIS domain name of the UTS namespace (`setdomainname(2)`).
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_SYS_ADMIN` in the user namespace that owns it, `EINVAL` past 64 bytes.
+pub fn set_domain_name(name: &str) -> Result<()> {
+    // SAFETY: the pointer and the length are those of `name`, which outlives the call.
+    Errno::result(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }).map(drop)
+}

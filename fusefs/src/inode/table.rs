@@ -1,0 +1,344 @@
+//! Every node the kernel or a known node refers to.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use nix::dir::Type;
+use nix::errno::Errno;
+
+use super::Ino;
+use super::attr::Attr;
+use super::handles::OpenFile;
+use crate::layer::stack::{Merged, Name, Search};
+use crate::layer::{Folder, LayerIndex};
+use crate::upper::UpperFolder;
+
+/// Where the topmost object of a node lies.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// Under the node's name in this lower layer.
+    Lower(LayerIndex),
+    /// Under the node's name in the upper directory.
+    Upper,
+    /// In the index of copied-up hard links.
+    Indexed(Name),
+    /// Under no name any more; `upper` says whether it may be changed.
+    Gone { file: Arc<OpenFile>, upper: bool },
+}
+
+/// One file, directory or other object of the merged tree.
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// References that the kernel holds.
+    pub(crate) lookups: u64,
+    /// Names of other nodes in the table that lie in this directory.
+    children: u32,
+    /// The names by which the node is known: one, or more for a hard link, or none once it is gone.
+    names: Vec<(Ino, Name)>,
+    /// Metadata, right only while `fresh`.
+    pub(crate) attr: Attr,
+    /// Whether `attr` is what the layer would say.
+    pub(crate) fresh: bool,
+    /// Where it lies.
+    pub(crate) place: Place,
+    /// Its contents, while open.
+    pub(crate) file: Option<Arc<OpenFile>>,
+    /// Its key among the hard links, if it has ever had several names.
+    pub(crate) link_key: Option<LinkKey>,
+    /// A directory's layers and entries, once used.
+    pub(crate) opened: Option<Box<Opened>>,
+}
+
+impl Node {
+    /// A node that nothing refers to yet.
+    pub(crate) fn new(attr: Attr, place: Place) -> Self {
+        Self {
+            lookups: 0,
+            children: 0,
+            names: Vec::new(),
+            attr,
+            fresh: true,
+            place,
+            file: None,
+            link_key: None,
+            opened: None,
+        }
+    }
+
+    /// Directory and name of one of its names.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if it has none.
+    pub(crate) fn name(&self) -> nix::Result<(Ino, Name)> {
+        self.names.first().cloned().ok_or(Errno::ENOENT)
+    }
+
+    /// Whether it has no name left.
+    pub(crate) fn nameless(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// By how many names it is known.
+    pub(crate) fn names_known(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether what it shows may be changed in place.
+    pub(crate) fn is_upper(&self) -> bool {
+        matches!(self.place, Place::Upper | Place::Indexed(_) | Place::Gone { upper: true, .. })
+    }
+}
+
+/// The directories and entries of a merged directory.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// Its directory in the upper layer. The inner `None` means closed for the moment.
+    pub(crate) upper: Option<Option<Arc<UpperFolder>>>,
+    /// Its directories in lower layers, topmost first.
+    pub(crate) lowers: Vec<LowerPart>,
+    /// Its entries.
+    pub(crate) listing: Listing,
+    /// Whether new entries inherit an access control list, if known.
+    pub(crate) default_acl: Option<bool>,
+}
+
+/// A merged directory's part in one lower layer.
+#[derive(Debug)]
+pub(crate) struct LowerPart {
+    /// The layer.
+    pub(crate) layer: LayerIndex,
+    /// How to find it there.
+    pub(crate) search: Search,
+    /// The directory, while open.
+    pub(crate) folder: Option<Arc<Folder>>,
+}
+
+/// An entry of a merged directory.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Its name.
+    pub(crate) name: Name,
+    /// The node it stands for.
+    pub(crate) ino: Ino,
+    /// The type of that node.
+    pub(crate) kind: Type,
+    /// The topmost layer that has the name.
+    pub(crate) top: LayerIndex,
+    /// Whether something below would show if the upper directory's object went away.
+    pub(crate) covers: bool,
+    /// Whether `ino` is final: the number of a hard link is known only after a look at it.
+    pub(crate) settled: bool,
+    /// For a directory: the layers whose contents show.
+    pub(crate) folders: Box<[LayerIndex]>,
+}
+
+impl Entry {
+    /// An object of the upper directory. `covers` as in the field of that name.
+    pub(crate) fn upper(name: Name, ino: Ino, kind: Type, covers: bool) -> Self {
+        let folders: &[LayerIndex] =
+            if kind == Type::Directory { &[LayerIndex::UPPER] } else { &[] };
+        let top = LayerIndex::UPPER;
+        Self { name, ino, kind, top, covers, settled: true, folders: folders.into() }
+    }
+
+    /// Whether removing it must leave a whiteout.
+    pub(crate) fn needs_whiteout(&self) -> bool {
+        self.covers || self.top != LayerIndex::UPPER
+    }
+}
+
+/// The entries of a directory in the order in which listings show them.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// By cookie: where a listing goes on after the entry. Cookies grow and are never used twice,
+    /// so that a listing survives any change between two of its requests.
+    entries: BTreeMap<u64, Entry>,
+    cookies: HashMap<Name, u64>,
+    last: u64,
+    /// Names that whiteouts of the upper directory hide.
+    pub(crate) whiteouts: HashSet<Name>,
+}
+
+/// The cookies of `.` and `..`; those of entries are larger.
+pub(crate) const DOT: u64 = 1;
+/// See [`DOT`].
+pub(crate) const DOT_DOT: u64 = 2;
+
+impl Listing {
+    /// The merged `entries`, each with a node id from `number`.
+    pub(crate) fn new(
+        entries: Vec<Merged>,
+        whiteouts: HashSet<Name>,
+        mut number: impl FnMut() -> Ino,
+    ) -> Self {
+        let mut listing = Self { last: DOT_DOT, whiteouts, ..Self::default() };
+        listing.cookies.reserve(entries.len());
+        for Merged { name, kind, top, covers, folders, .. } in entries {
+            let (ino, settled) = (number(), kind == Type::Directory);
+            let folders = folders.into();
+            listing.insert(Entry { name, ino, kind, top, covers, settled, folders });
+        }
+        listing
+    }
+
+    /// The entry `name`.
+    pub(crate) fn get(&self, name: &OsStr) -> Option<&Entry> {
+        self.entries.get(self.cookies.get(name)?)
+    }
+
+    /// The entry `name`, to be changed.
+    pub(crate) fn get_mut(&mut self, name: &OsStr) -> Option<&mut Entry> {
+        self.entries.get_mut(self.cookies.get(name)?)
+    }
+
+    /// Adds an entry at the end.
+    pub(crate) fn insert(&mut self, entry: Entry) {
+        self.last += 1;
+        self.cookies.insert(Arc::clone(&entry.name), self.last);
+        self.entries.insert(self.last, entry);
+    }
+
+    /// Takes an entry out.
+    pub(crate) fn remove(&mut self, name: &OsStr) -> Option<Entry> {
+        let cookie = self.cookies.remove(name)?;
+        self.entries.remove(&cookie)
+    }
+
+    /// The first entry after `cookie`, with its own cookie.
+    pub(crate) fn after(&self, cookie: u64) -> Option<(u64, &Entry)> {
+        let from = cookie.max(DOT_DOT).checked_add(1)?;
+        self.entries.range(from..).next().map(|(cookie, entry)| (*cookie, entry))
+    }
+
+    /// Whether there is no entry.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+/// What makes two names of one layer the same file: layer, device and inode number.
+pub(crate) type LinkKey = (LayerIndex, u64, u64);
+
+/// A file with several names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    /// The node that all its names stand for.
+    pub(crate) ino: Ino,
+    /// How many of its names in a lower layer are gone from the merged tree.
+    pub(crate) removed: u32,
+}
+
+/// All nodes.
+#[derive(Debug)]
+pub(crate) struct Table {
+    nodes: HashMap<Ino, Node>,
+    last: Ino,
+    /// Files with several names. Kept for the life of the mount: they are few.
+    pub(crate) links: HashMap<LinkKey, Link>,
+}
+
+impl Table {
+    /// A table of nothing but the root, which stays for ever.
+    pub(crate) fn new(mut root: Node) -> Self {
+        root.lookups = 1;
+        let nodes = HashMap::from([(Ino::ROOT, root)]);
+        Self { nodes, last: Ino::ROOT, links: HashMap::new() }
+    }
+
+    /// A node id that was never used.
+    pub(crate) fn fresh_ino(&mut self) -> Ino {
+        self.last.0 += 1;
+        self.last
+    }
+
+    /// The node `ino`.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` if it was forgotten.
+    pub(crate) fn get(&self, ino: Ino) -> nix::Result<&Node> {
+        self.nodes.get(&ino).ok_or(Errno::ESTALE)
+    }
+
+    /// The node `ino`, to be changed.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` if it was forgotten.
+    pub(crate) fn get_mut(&mut self, ino: Ino) -> nix::Result<&mut Node> {
+        self.nodes.get_mut(&ino).ok_or(Errno::ESTALE)
+    }
+
+    /// Whether the node is known.
+    pub(crate) fn contains(&self, ino: Ino) -> bool {
+        self.nodes.contains_key(&ino)
+    }
+
+    /// How many nodes are known.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Adds a node, which has no name yet.
+    pub(crate) fn insert(&mut self, node: Node) {
+        self.nodes.insert(node.attr.ino, node);
+    }
+
+    /// Gives the node `ino` the name `name` in `parent`, unless it is known by it.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` if either node was forgotten.
+    pub(crate) fn add_name(&mut self, ino: Ino, parent: Ino, name: &Name) -> nix::Result<()> {
+        let node = self.get_mut(ino)?;
+        if node.names.iter().any(|(p, n)| *p == parent && n == name) {
+            return Ok(());
+        }
+        node.names.push((parent, Arc::clone(name)));
+        self.get_mut(parent)?.children += 1;
+        Ok(())
+    }
+
+    /// Takes the name `name` in `parent` from the node `ino`.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` if either node was forgotten.
+    pub(crate) fn remove_name(&mut self, ino: Ino, parent: Ino, name: &OsStr) -> nix::Result<()> {
+        let node = self.get_mut(ino)?;
+        let before = node.names.len();
+        node.names.retain(|(p, n)| *p != parent || **n != *name);
+        if node.names.len() < before {
+            self.get_mut(parent)?.children -= 1;
+        }
+        Ok(())
+    }
+
+    /// Gives up `count` of the kernel's references to `ino`, and with the last one the node.
+    pub(crate) fn forget(&mut self, ino: Ino, count: u64) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.lookups = node.lookups.saturating_sub(count);
+        }
+        self.drop_unused(ino);
+    }
+
+    /// Drops `ino` if nothing refers to it, and then those that only it referred to.
+    pub(crate) fn drop_unused(&mut self, ino: Ino) {
+        let mut unsure = vec![ino];
+        while let Some(ino) = unsure.pop() {
+            let used = |node: &Node| node.lookups > 0 || node.children > 0 || ino == Ino::ROOT;
+            if self.nodes.get(&ino).is_none_or(used) {
+                continue;
+            }
+            let Some(node) = self.nodes.remove(&ino) else { continue };
+            for (parent, _name) in node.names {
+                if let Some(parent_node) = self.nodes.get_mut(&parent) {
+                    parent_node.children -= 1;
+                    unsure.push(parent);
+                }
+            }
+        }
+    }
+}

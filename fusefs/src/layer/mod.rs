@@ -1,0 +1,230 @@
+//! Read-only access to one layer: directory descriptors and single names beneath them.
+//!
+//! Nothing here can write: every descriptor is opened for reading, and no method changes anything.
+//! The upper directory's own type, which can, wraps [`Folder`] in `upper`.
+
+pub(crate) mod stack;
+
+use std::ffi::{CStr, OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::dir::Type;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+
+use crate::format::{opaque, redirect};
+use crate::sys::{dents, xattr};
+
+/// The position of a layer: 0 is the upper directory, whether or not there is one, 1 the topmost
+/// lower directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct LayerIndex(pub(crate) u16);
+
+impl LayerIndex {
+    /// The upper directory.
+    pub(crate) const UPPER: Self = Self(0);
+}
+
+/// What the attributes of a directory say about the layers below it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traits {
+    /// Nothing below shows through.
+    pub(crate) opaque: bool,
+    /// Below, it has another name.
+    pub(crate) redirect: Option<redirect::Redirect>,
+}
+
+/// A directory of some layer, open for reading.
+#[derive(Debug)]
+pub(crate) struct Folder(OwnedFd);
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Folder {
+    /// Opens the directory at `path`, following symbolic links: the user named it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`, `ENOTDIR`, `EACCES` and others of open(2).
+    pub(crate) fn open(path: &Path) -> nix::Result<Self> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        quietly(flags, |flags| open(path, flags, Mode::empty())).map(Self)
+    }
+
+    /// Opens the directory `name`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`; `ENOTDIR` if it is anything else, a symbolic link too.
+    pub(crate) fn folder(&self, name: &OsStr) -> nix::Result<Self> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match quietly(flags, |flags| openat(&self.0, name, flags, Mode::empty())) {
+            Err(Errno::ELOOP) => Err(Errno::ENOTDIR),
+            other => other.map(Self),
+        }
+    }
+
+    /// Opens the regular file `name` for reading. Nothing else is ever opened: a fifo would
+    /// block, a device may act.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`; `ENXIO` if it is not a regular file; `EACCES`.
+    pub(crate) fn file(&self, name: &OsStr) -> nix::Result<OwnedFd> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file =
+            quietly(flags | OFlag::O_NOCTTY, |flags| openat(&self.0, name, flags, Mode::empty()))?;
+        require_regular(file)
+    }
+
+    /// Opens whatever `name` is without reading or waking it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`.
+    pub(crate) fn path_only(&self, name: &OsStr) -> nix::Result<OwnedFd> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(&self.0, name, flags, Mode::empty())
+    }
+
+    /// The metadata of `name` itself.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`.
+    pub(crate) fn stat(&self, name: &OsStr) -> nix::Result<FileStat> {
+        fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+    }
+
+    /// The metadata of this directory.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` and the like.
+    pub(crate) fn own_stat(&self) -> nix::Result<FileStat> {
+        fstat(&self.0)
+    }
+
+    /// Where the symbolic link `name` leads.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`; `EINVAL` if it is no symbolic link.
+    pub(crate) fn link_target(&self, name: &OsStr) -> nix::Result<OsString> {
+        readlinkat(&self.0, name)
+    }
+
+    /// The extended attributes of `name` itself.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if `name` contains a NUL byte.
+    pub(crate) fn attributes_of(&self, name: &OsStr) -> nix::Result<xattr::Subject<'_>> {
+        xattr::Subject::named(self.0.as_fd(), name)
+    }
+
+    /// The extended attributes of this directory.
+    ///
+    /// # Errors
+    ///
+    /// None in practice.
+    pub(crate) fn own_attributes(&self) -> nix::Result<xattr::Subject<'_>> {
+        xattr::Subject::open(self.0.as_fd())
+    }
+
+    /// Calls `visit` with the name and type of every entry.
+    ///
+    /// # Errors
+    ///
+    /// Those of getdents64(2), and those of `visit`.
+    pub(crate) fn for_each_entry(
+        &self,
+        mut visit: impl FnMut(&OsStr, Option<Type>) -> nix::Result<()>,
+    ) -> nix::Result<()> {
+        dents::for_each_entry(self.0.as_fd(), |name, kind| visit(name, type_of_entry(kind)))
+    }
+
+    /// What this directory's attributes say about the layers below.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if a redirect leads nowhere sensible.
+    pub(crate) fn traits(&self) -> nix::Result<Traits> {
+        let subject = self.own_attributes()?;
+        let list = match xattr::list(&subject) {
+            Ok(list) if list.is_empty() => return Ok(Traits::default()),
+            Err(Errno::EOPNOTSUPP) => return Ok(Traits::default()),
+            list => list?,
+        };
+        let has = |name: &CStr| crate::format::xattr::names(&list).any(|n| n == name.to_bytes());
+        let mut traits = Traits::default();
+        for name in opaque::ATTRIBUTES.into_iter().filter(|name| has(name)) {
+            traits.opaque |= opaque::hides(&xattr::get(&subject, name)?);
+        }
+        if let Some(name) = redirect::ATTRIBUTES.into_iter().find(|name| has(name)) {
+            let value = xattr::get(&subject, name)?;
+            traits.redirect = Some(redirect::parse(&value).ok_or(Errno::EIO)?);
+        }
+        Ok(traits)
+    }
+}
+
+/// A read-only layer.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    /// Its topmost directory.
+    pub(crate) root: std::sync::Arc<Folder>,
+    /// Which file system it lies on (`f_fsid` of statfs(2)): part of an inode's name in the index.
+    pub(crate) file_system: u64,
+}
+
+/// Opens without touching the access time, where the owner of the file lets us.
+fn quietly(flags: OFlag, attempt: impl Fn(OFlag) -> nix::Result<OwnedFd>) -> nix::Result<OwnedFd> {
+    match attempt(flags | OFlag::O_NOATIME) {
+        Err(Errno::EPERM) => attempt(flags),
+        other => other,
+    }
+}
+
+/// Hands `file` back if it is a regular file.
+///
+/// # Errors
+///
+/// `ENXIO` if it is anything else.
+pub(crate) fn require_regular(file: OwnedFd) -> nix::Result<OwnedFd> {
+    let kind = fstat(&file)?.st_mode & SFlag::S_IFMT.bits();
+    if kind == SFlag::S_IFREG.bits() { Ok(file) } else { Err(Errno::ENXIO) }
+}
+
+/// The type behind `DT_*`; `None` if the file system does not say.
+fn type_of_entry(kind: u8) -> Option<Type> {
+    match kind {
+        libc::DT_FIFO => Some(Type::Fifo),
+        libc::DT_CHR => Some(Type::CharacterDevice),
+        libc::DT_DIR => Some(Type::Directory),
+        libc::DT_BLK => Some(Type::BlockDevice),
+        libc::DT_REG => Some(Type::File),
+        libc::DT_LNK => Some(Type::Symlink),
+        libc::DT_SOCK => Some(Type::Socket),
+        _ => None,
+    }
+}
+
+/// The type in the mode of a file.
+pub(crate) fn type_of_mode(mode: u32) -> Type {
+    match SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits()) {
+        SFlag::S_IFDIR => Type::Directory,
+        SFlag::S_IFLNK => Type::Symlink,
+        SFlag::S_IFIFO => Type::Fifo,
+        SFlag::S_IFSOCK => Type::Socket,
+        SFlag::S_IFCHR => Type::CharacterDevice,
+        SFlag::S_IFBLK => Type::BlockDevice,
+        _ => Type::File,
+    }
+}

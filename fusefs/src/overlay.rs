@@ -1,0 +1,305 @@
+//! Opening the layers, and refusing what cannot work before anything is mounted.
+
+use std::ffi::CStr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::stat::FileStat;
+use nix::sys::statvfs::fstatvfs;
+
+use crate::config::Config;
+use crate::layer::{Folder, Layer, LayerIndex};
+use crate::sys::{lock, stat, xattr};
+use crate::upper::{Upper, UpperFolder};
+
+/// Why an overlay cannot be opened. Each text is one line with cause and cure.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A layer, upper or work directory cannot be opened.
+    #[error("open {what} {path}: {cure}: {errno}", path = path.display(), cure = cure(*errno))]
+    Directory {
+        /// `lower directory` and so on.
+        what: &'static str,
+        /// As it was given.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+    },
+    /// Two of the directories are the same or one lies inside the other.
+    #[error(
+        "{one} {one_path} is {relation} {other} {other_path}: writes would go to both; use separate directories",
+        one_path = one_path.display(), other_path = other_path.display()
+    )]
+    Overlap {
+        /// The first.
+        one: &'static str,
+        /// As it was given.
+        one_path: PathBuf,
+        /// `the same directory as` or `inside`.
+        relation: &'static str,
+        /// The second.
+        other: &'static str,
+        /// As it was given.
+        other_path: PathBuf,
+    },
+    /// The upper or work directory belongs to another mount.
+    #[error(
+        "{what} {path} is in use by another overlay: unmount that one or use another directory",
+        path = path.display()
+    )]
+    InUse {
+        /// `upper directory` or `work directory`.
+        what: &'static str,
+        /// As it was given.
+        path: PathBuf,
+    },
+    /// A rename from the work to the upper directory would not work.
+    #[error(
+        "work directory {work} is not on the mount of upper directory {upper}: put them side by side",
+        work = work.display(), upper = upper.display()
+    )]
+    OtherMount {
+        /// As it was given.
+        work: PathBuf,
+        /// As it was given.
+        upper: PathBuf,
+    },
+    /// Opaque directories cannot be marked.
+    #[error(
+        "upper directory {path} is on a file system without user extended attributes ({errno}): use ext4, xfs, btrfs or tmpfs (Linux 6.6 or later)",
+        path = path.display()
+    )]
+    NoAttributes {
+        /// As it was given.
+        path: PathBuf,
+        /// What setting one said.
+        errno: Errno,
+    },
+    /// The work directory cannot be prepared.
+    #[error(
+        "prepare work directory {path}: {errno}: it must be writable, and empty but for what an overlay left",
+        path = path.display()
+    )]
+    Work {
+        /// As it was given.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+    },
+    /// More layers than the format can count.
+    #[error("{0} lower directories are too many: at most {MOST_LAYERS}; merge some of them")]
+    TooManyLayers(usize),
+    /// No layer at all.
+    #[error("no lower directory: name at least one")]
+    NoLayers,
+    /// `/dev/fuse` cannot be opened.
+    #[error("open /dev/fuse: {errno}: {cure}", cure = crate::device::cure(*errno))]
+    Device {
+        /// Why.
+        errno: Errno,
+    },
+}
+
+/// As many as kernel overlayfs merges.
+const MOST_LAYERS: usize = 500;
+const LOWER: &str = "lower directory";
+const UPPER: &str = "upper directory";
+const WORK: &str = "work directory";
+
+fn cure(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOENT => "it does not exist; create it or correct the path",
+        Errno::ENOTDIR => "it is not a directory; correct the path",
+        Errno::EACCES | Errno::EPERM => {
+            "no permission; it and all directories above must be readable and searchable for you"
+        }
+        Errno::EROFS => "the file system is read-only; use another directory",
+        _ => "the file system refuses",
+    }
+}
+
+/// The opened layers, locked against use by another overlay for as long as this or an inherited
+/// copy of it exists.
+#[derive(Debug)]
+pub struct Overlay {
+    lowers: Vec<Layer>,
+    pub(crate) upper: Option<Upper>,
+    /// Keeps the lock on the work directory.
+    _workdir: Option<UpperFolder>,
+    pub(crate) writeback: bool,
+}
+
+impl Overlay {
+    /// Opens and checks all directories of `config`, and clears the work directory.
+    ///
+    /// The descriptors are closed on exec and shared over a fork, the locks with them.
+    ///
+    /// # Errors
+    ///
+    /// An [`OpenError`]; nothing was changed then but, at most, the inside of the work directory.
+    pub fn open(config: &Config) -> Result<Self, OpenError> {
+        if config.lowerdirs.is_empty() {
+            return Err(OpenError::NoLayers);
+        }
+        if config.lowerdirs.len() > MOST_LAYERS {
+            return Err(OpenError::TooManyLayers(config.lowerdirs.len()));
+        }
+        let lowers = config.lowerdirs.iter().map(|path| open_lower(path));
+        let lowers = lowers.collect::<Result<Vec<_>, _>>()?;
+        let (mut upper, mut held) = (None, None);
+        if let (Some(upperdir), Some(workdir)) = (&config.upperdir, &config.workdir) {
+            let root = open_upper(UPPER, upperdir)?;
+            let work = open_upper(WORK, workdir)?;
+            check_apart(config, &lowers, (upperdir, &root), (workdir, &work))?;
+            check_same_mount((upperdir, &root), (workdir, &work))?;
+            check_attributes(upperdir, &root)?;
+            take(UPPER, upperdir, &root)?;
+            take(WORK, workdir, &work)?;
+            let failed = |errno| OpenError::Work { path: workdir.clone(), errno };
+            upper = Some(Upper::prepare(root, &work).map_err(failed)?);
+            held = Some(work);
+        }
+        Ok(Self { lowers, upper, _workdir: held, writeback: config.writeback })
+    }
+
+    /// The lower layer with this index.
+    pub(crate) fn layer(&self, index: LayerIndex) -> nix::Result<&Layer> {
+        let position = usize::from(index.0).checked_sub(1).ok_or(Errno::EIO)?;
+        self.lowers.get(position).ok_or(Errno::EIO)
+    }
+
+    /// The topmost lower layer.
+    pub(crate) fn top(&self) -> nix::Result<&Layer> {
+        self.layer(LayerIndex(1))
+    }
+
+    /// The index of the lowest layer.
+    pub(crate) fn last_layer(&self) -> LayerIndex {
+        LayerIndex(u16::try_from(self.lowers.len()).unwrap_or(u16::MAX))
+    }
+
+    /// The metadata of the merged tree's root.
+    pub(crate) fn root_stat(&self) -> nix::Result<FileStat> {
+        match &self.upper {
+            Some(upper) => upper.root.own_stat(),
+            None => self.top()?.root.own_stat(),
+        }
+    }
+}
+
+fn open_lower(path: &Path) -> Result<Layer, OpenError> {
+    let failed = |errno| OpenError::Directory { what: LOWER, path: path.to_owned(), errno };
+    let root = Folder::open(path).map_err(failed)?;
+    let file_system = fstatvfs(&root).map_err(failed)?.filesystem_id();
+    Ok(Layer { root: Arc::new(root), file_system })
+}
+
+fn open_upper(what: &'static str, path: &Path) -> Result<UpperFolder, OpenError> {
+    UpperFolder::open(path).map_err(|errno| OpenError::Directory {
+        what,
+        path: path.to_owned(),
+        errno,
+    })
+}
+
+/// Refuses directories that contain each other: a write would change a layer.
+fn check_apart(
+    config: &Config,
+    lowers: &[Layer],
+    (upperdir, upper): (&Path, &UpperFolder),
+    (workdir, work): (&Path, &UpperFolder),
+) -> Result<(), OpenError> {
+    refuse_overlap((UPPER, upperdir, upper), (WORK, workdir, work))?;
+    for (path, layer) in config.lowerdirs.iter().zip(lowers) {
+        refuse_overlap((LOWER, path, &layer.root), (UPPER, upperdir, upper))?;
+        refuse_overlap((LOWER, path, &layer.root), (WORK, workdir, work))?;
+    }
+    Ok(())
+}
+
+type Named<'a> = (&'static str, &'a Path, &'a Folder);
+
+fn refuse_overlap(one: Named<'_>, other: Named<'_>) -> Result<(), OpenError> {
+    let overlap = |inner: Named<'_>, outer: Named<'_>, relation| OpenError::Overlap {
+        one: inner.0,
+        one_path: inner.1.to_owned(),
+        relation,
+        other: outer.0,
+        other_path: outer.1.to_owned(),
+    };
+    for (inner, outer) in [(one, other), (other, one)] {
+        let failed = |errno| OpenError::Directory { what: inner.0, path: inner.1.into(), errno };
+        match depth_below(inner.2, outer.2).map_err(failed)? {
+            Some(0) => return Err(overlap(inner, outer, "the same directory as")),
+            Some(_) => return Err(overlap(inner, outer, "inside")),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// How far `inner` lies below `outer`, walking up by `..`; `None` if it does not. Where the way up
+/// may not be read, the directories are taken as apart.
+fn depth_below(inner: &Folder, outer: &Folder) -> nix::Result<Option<usize>> {
+    let identity = |stat: FileStat| (stat.st_dev, stat.st_ino);
+    let wanted = identity(outer.own_stat()?);
+    let mut here = identity(inner.own_stat()?);
+    let mut above = inner.folder("..".as_ref());
+    for depth in 0.. {
+        if here == wanted {
+            return Ok(Some(depth));
+        }
+        let Ok(folder) = above else { break };
+        let next = identity(folder.own_stat()?);
+        if next == here {
+            break;
+        }
+        here = next;
+        above = folder.folder("..".as_ref());
+    }
+    Ok(None)
+}
+
+fn check_same_mount(
+    (upperdir, upper): (&Path, &UpperFolder),
+    (workdir, work): (&Path, &UpperFolder),
+) -> Result<(), OpenError> {
+    let mount = |what, path: &Path, folder: &UpperFolder| {
+        stat::mount_id(folder.as_fd()).map_err(|errno| OpenError::Directory {
+            what,
+            path: path.to_owned(),
+            errno,
+        })
+    };
+    if mount(UPPER, upperdir, upper)? == mount(WORK, workdir, work)? {
+        return Ok(());
+    }
+    Err(OpenError::OtherMount { work: workdir.to_owned(), upper: upperdir.to_owned() })
+}
+
+/// Tries whether a directory can be marked, on the upper directory itself.
+fn check_attributes(path: &Path, upper: &UpperFolder) -> Result<(), OpenError> {
+    const PROBE: &CStr = c"user.overlay.probe";
+    let tried = upper.own_attributes().and_then(|subject| {
+        xattr::set(&subject, PROBE, b"", 0)?;
+        xattr::remove(&subject, PROBE)
+    });
+    match tried {
+        Ok(()) => Ok(()),
+        Err(Errno::EOPNOTSUPP) => {
+            Err(OpenError::NoAttributes { path: path.to_owned(), errno: Errno::EOPNOTSUPP })
+        }
+        Err(errno) => Err(OpenError::Directory { what: UPPER, path: path.to_owned(), errno }),
+    }
+}
+
+/// Takes a directory into exclusive use.
+fn take(what: &'static str, path: &Path, folder: &UpperFolder) -> Result<(), OpenError> {
+    let path = path.to_owned();
+    lock::lock_exclusively(folder.as_fd()).map_err(|errno| match errno {
+        Errno::EWOULDBLOCK => OpenError::InUse { what, path },
+        errno => OpenError::Directory { what, path, errno },
+    })
+}

@@ -1,0 +1,73 @@
+//! What `stat` does not say.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+
+/// The id of the mount that `directory` was opened through. Renames never cross mounts, even of
+/// one file system.
+///
+/// # Errors
+///
+/// Those of statx(2).
+pub(crate) fn mount_id(directory: BorrowedFd<'_>) -> nix::Result<u64> {
+    let mut found = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is a constant C string, and the kernel writes one `statx` to `found`.
+    let done = unsafe {
+        libc::statx(
+            directory.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_MNT_ID,
+            found.as_mut_ptr(),
+        )
+    };
+    Errno::result(done)?;
+    // SAFETY: all bytes were zeroed above, which is a valid `statx`.
+    let found = unsafe { found.assume_init() };
+    Ok(found.stx_mnt_id)
+}
+
+/// Longest file handle of any file system, in bytes (`MAX_HANDLE_SZ`).
+const HANDLE_SIZE: usize = 128;
+
+#[repr(C)]
+struct FileHandle {
+    bytes: libc::c_uint,
+    kind: libc::c_int,
+    handle: [u8; HANDLE_SIZE],
+}
+
+/// What tells the inode behind `file` from any other that its file system ever had: the type of
+/// the kernel's file handle and its bytes. It survives a remount and a reboot.
+///
+/// # Errors
+///
+/// `EOPNOTSUPP` where the file system has no handles.
+///
+/// Source: `name_to_handle_at(2)`.
+pub(crate) fn file_handle(file: BorrowedFd<'_>) -> nix::Result<(i32, Vec<u8>)> {
+    let mut handle = FileHandle {
+        bytes: libc::c_uint::try_from(HANDLE_SIZE).map_err(|_too_big| Errno::EOVERFLOW)?,
+        kind: 0,
+        handle: [0; HANDLE_SIZE],
+    };
+    let mut mount: libc::c_int = 0;
+    // SAFETY: `handle` has the layout of `struct file_handle` with room for as many bytes as it
+    // says; path and mount id are valid for the call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            &raw mut handle,
+            &raw mut mount,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    Errno::result(done)?;
+    let length = usize::try_from(handle.bytes).map_err(|_too_big| Errno::EOVERFLOW)?;
+    let bytes = handle.handle.get(..length).ok_or(Errno::EOVERFLOW)?;
+    Ok((handle.kind, bytes.to_vec()))
+}

@@ -1,0 +1,281 @@
+//! Metadata: read, changed.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{
+    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, utimensat,
+};
+use nix::sys::statvfs::{Statvfs, fstatvfs};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, fchownat, ftruncate};
+
+use super::{State, Tree};
+use crate::inode::Ino;
+use crate::inode::attr::{Attr, Timestamp};
+use crate::inode::handles::OpenFile;
+use crate::inode::table::Place;
+use crate::layer::stack::Name;
+use crate::upper::UpperFolder;
+
+/// A time to set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// The present.
+    Now,
+    /// This time.
+    At(Timestamp),
+}
+
+/// The metadata to change; what is `None` stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size in bytes, of a regular file.
+    pub size: Option<u64>,
+    /// Last access.
+    pub accessed: Option<Time>,
+    /// Last change of the contents.
+    pub modified: Option<Time>,
+}
+
+impl Tree {
+    /// The metadata of `ino`, from memory unless something has changed it since.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` if `ino` is not known.
+    pub fn attr(&self, ino: Ino) -> nix::Result<Attr> {
+        self.state().attr(ino)
+    }
+
+    /// Changes metadata. A new size clears set-id bits, whoever asks: the kernel's message that
+    /// says who may keep them does not reach us.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM`, `EINVAL` (an owner that the user namespace lacks), `EROFS`, `ENOSPC`, `EISDIR`.
+    pub fn set_attr(&self, ino: Ino, changes: &Changes) -> nix::Result<Attr> {
+        self.copy_up(ino, changes.size)?;
+        let mut state = self.state();
+        state.change(ino, changes)?;
+        state.attr(ino)
+    }
+
+    /// The state of the file system that holds the topmost layer.
+    ///
+    /// # Errors
+    ///
+    /// Those of statvfs(3).
+    pub fn stat_fs(&self) -> nix::Result<Statvfs> {
+        match &self.overlay.upper {
+            Some(upper) => fstatvfs(&*upper.root),
+            None => fstatvfs(&*self.overlay.top()?.root),
+        }
+    }
+}
+
+/// Something that may be changed.
+pub(super) enum Spot {
+    /// By its name in the upper or the work directory.
+    Named(Arc<UpperFolder>, Name),
+    /// In the index of hard links.
+    Indexed(Name),
+    /// Without a name.
+    Open(Arc<OpenFile>),
+}
+
+impl State {
+    /// The metadata of a node.
+    pub(super) fn attr(&mut self, ino: Ino) -> nix::Result<Attr> {
+        let node = self.table.get(ino)?;
+        if node.fresh {
+            return Ok(node.attr);
+        }
+        let attr = self.fetch_attr(ino)?;
+        let node = self.table.get_mut(ino)?;
+        node.attr = attr;
+        node.fresh = true;
+        Ok(attr)
+    }
+
+    fn fetch_attr(&mut self, ino: Ino) -> nix::Result<Attr> {
+        let stat = self.stat(ino)?;
+        let mut attr = Attr::new(ino, &stat);
+        let node = self.table.get(ino)?;
+        if attr.is_folder() {
+            let merged = node.opened.as_deref().is_some_and(|opened| {
+                opened.lowers.len() + usize::from(opened.upper.is_some()) > 1
+            });
+            attr.links = if merged { 1 } else { attr.links };
+        }
+        match &node.place {
+            Place::Gone { upper: false, .. } => attr.links = 0,
+            Place::Gone { .. } | Place::Upper => {}
+            Place::Indexed(name) => {
+                let links = i64::from(attr.links) + self.upper()?.index.difference(name)?;
+                attr.links = u32::try_from(links).unwrap_or(1).max(1);
+            }
+            Place::Lower(layer) => {
+                if let Some(link) = self.table.links.get(&(*layer, stat.st_dev, stat.st_ino)) {
+                    attr.links = attr.links.saturating_sub(link.removed).max(1);
+                }
+            }
+        }
+        Ok(attr)
+    }
+
+    /// What the layer says.
+    pub(super) fn stat(&mut self, ino: Ino) -> nix::Result<FileStat> {
+        let node = self.table.get(ino)?;
+        if let Some(folder) = node.opened.as_deref().and_then(|o| o.upper.as_ref()?.as_ref()) {
+            return folder.own_stat();
+        }
+        match node.place.clone() {
+            Place::Gone { file, .. } => fstat(&file.file),
+            Place::Indexed(name) => self.upper()?.index.folder()?.stat(&name),
+            Place::Upper | Place::Lower(_) if ino == Ino::ROOT => self.overlay.root_stat(),
+            Place::Upper => {
+                let (parent, name) = self.table.get(ino)?.name()?;
+                self.upper_folder(parent)?.stat(&name)
+            }
+            Place::Lower(layer) => {
+                let (parent, name) = self.table.get(ino)?.name()?;
+                self.lower_folder(parent, layer)?.stat(&name)
+            }
+        }
+    }
+
+    /// Where to change `ino`, which lies in the upper directory.
+    pub(super) fn spot(&mut self, ino: Ino) -> nix::Result<Spot> {
+        if ino == Ino::ROOT {
+            let root = Arc::clone(&self.upper()?.root);
+            return Ok(Spot::Named(root, Name::from(OsStr::new("."))));
+        }
+        match self.table.get(ino)?.place.clone() {
+            Place::Upper => {
+                let (parent, name) = self.table.get(ino)?.name()?;
+                Ok(Spot::Named(self.upper_folder(parent)?, name))
+            }
+            Place::Indexed(name) => Ok(Spot::Indexed(name)),
+            Place::Gone { file, upper: true } => Ok(Spot::Open(file)),
+            Place::Lower(_) | Place::Gone { .. } => Err(Errno::EROFS),
+        }
+    }
+
+    fn change(&mut self, ino: Ino, changes: &Changes) -> nix::Result<()> {
+        let before = self.attr(ino)?;
+        let spot = self.spot(ino)?;
+        self.table.get_mut(ino)?.fresh = false;
+        if changes.uid.is_some() || changes.gid.is_some() {
+            self.change_owner(&spot, changes.uid, changes.gid)?;
+        }
+        if let Some(mode) = changes.mode {
+            self.change_mode(&spot, mode)?;
+        }
+        if let Some(size) = changes.size {
+            let file = self.file(ino, true)?;
+            ftruncate(file.as_fd(), i64::try_from(size).map_err(|_too_big| Errno::EFBIG)?)?;
+            let mode = changes.mode.unwrap_or(before.mode);
+            if let Some(mode) = without_set_id(mode) {
+                self.change_mode(&spot, mode)?;
+            }
+        }
+        if changes.accessed.is_some() || changes.modified.is_some() {
+            self.change_times(&spot, changes.accessed, changes.modified)?;
+        }
+        Ok(())
+    }
+
+    fn change_owner(&self, spot: &Spot, uid: Option<u32>, gid: Option<u32>) -> nix::Result<()> {
+        match spot {
+            Spot::Named(folder, name) => folder.set_owner(name, uid, gid),
+            Spot::Indexed(name) => self.upper()?.index.folder()?.set_owner(name, uid, gid),
+            Spot::Open(file) => {
+                let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+                fchownat(file, "", uid, gid, nix::fcntl::AtFlags::AT_EMPTY_PATH)
+            }
+        }
+    }
+
+    pub(super) fn change_mode(&self, spot: &Spot, mode: u32) -> nix::Result<()> {
+        match spot {
+            Spot::Named(folder, name) => folder.set_mode(name, mode),
+            Spot::Indexed(name) => self.upper()?.index.folder()?.set_mode(name, mode),
+            Spot::Open(file) => {
+                let mode = Mode::from_bits_truncate(mode);
+                let path = path_of(file);
+                fchmodat(AT_FDCWD, path.as_str(), mode, FchmodatFlags::FollowSymlink)
+            }
+        }
+    }
+
+    fn change_times(
+        &self,
+        spot: &Spot,
+        accessed: Option<Time>,
+        modified: Option<Time>,
+    ) -> nix::Result<()> {
+        let (accessed, modified) = (time_spec(accessed), time_spec(modified));
+        match spot {
+            Spot::Named(folder, name) => folder.set_times(name, &accessed, &modified),
+            Spot::Indexed(name) => {
+                self.upper()?.index.folder()?.set_times(name, &accessed, &modified)
+            }
+            Spot::Open(file) => {
+                let follow = UtimensatFlags::FollowSymlink;
+                utimensat(AT_FDCWD, path_of(file).as_str(), &accessed, &modified, follow)
+            }
+        }
+    }
+}
+
+/// The path that leads to what a mere path descriptor stands for.
+fn path_of(file: &OpenFile) -> String {
+    format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())
+}
+
+/// The permissions after somebody wrote to the file, if that changes them: set-user-id goes, and
+/// set-group-id where the group may execute (elsewhere it means mandatory locking).
+pub(super) fn without_set_id(mode: u32) -> Option<u32> {
+    let mut cleared = mode & !SFlag::S_IFMT.bits() & !libc::S_ISUID;
+    if mode & libc::S_IXGRP != 0 {
+        cleared &= !libc::S_ISGID;
+    }
+    (cleared != mode & !SFlag::S_IFMT.bits()).then_some(cleared)
+}
+
+fn time_spec(time: Option<Time>) -> TimeSpec {
+    match time {
+        None => TimeSpec::UTIME_OMIT,
+        Some(Time::Now) => TimeSpec::UTIME_NOW,
+        Some(Time::At(time)) => TimeSpec::new(time.seconds, i64::from(time.nanoseconds)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_set_id;
+
+    #[test]
+    fn writing_clears_what_would_lend_rights() {
+        for (mode, expected) in [
+            (0o100_755, None),
+            (0o104_755, Some(0o755)),
+            (0o102_755, Some(0o755)),
+            (0o102_745, None),
+            (0o106_755, Some(0o755)),
+            (0o106_745, Some(0o2745)),
+        ] {
+            assert_eq!(without_set_id(mode), expected, "{mode:o}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Listing directories.
+
+use std::ffi::OsStr;
+
+use nix::dir::Type;
+use nix::errno::Errno;
+
+use super::{State, Tree};
+use crate::inode::Ino;
+use crate::inode::attr::Attr;
+use crate::inode::table::{DOT, DOT_DOT};
+use crate::layer::stack::Name;
+
+/// One line of a listing.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed<'a> {
+    /// The name; `.` and `..` come first.
+    pub name: &'a OsStr,
+    /// Where the listing goes on after this line.
+    pub cookie: u64,
+    /// The node id.
+    pub ino: Ino,
+    /// The type.
+    pub kind: Type,
+    /// The metadata, if it was asked for.
+    pub attr: Option<&'a Attr>,
+}
+
+/// How much a listing says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Names, node ids and types.
+    Names,
+    /// Metadata too; counts one reference to each node shown, except `.` and `..`.
+    Metadata,
+}
+
+impl Tree {
+    /// Shows the entries of `ino` after `cookie` (0 is the start) to `show`, until it returns
+    /// `false` for one that it has no room for.
+    ///
+    /// An entry that exists throughout is shown once, whatever changes between two calls.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTDIR`; those of reading a directory.
+    pub fn list(
+        &self,
+        ino: Ino,
+        cookie: u64,
+        wanted: Wanted,
+        mut show: impl FnMut(&Listed<'_>) -> bool,
+    ) -> nix::Result<()> {
+        self.state().list(ino, cookie, wanted, &mut show)
+    }
+
+    /// Writes the directory `ino` to the disk; if it lies in a lower layer, it is there.
+    ///
+    /// # Errors
+    ///
+    /// Those of fsync(2).
+    pub fn sync_folder(&self, ino: Ino) -> nix::Result<()> {
+        let folder = {
+            let mut state = self.state();
+            if state.opened(ino)?.upper.is_none() {
+                return Ok(());
+            }
+            state.upper_folder(ino)?
+        };
+        nix::unistd::fsync(&*folder)
+    }
+}
+
+impl State {
+    fn list(
+        &mut self,
+        ino: Ino,
+        cookie: u64,
+        wanted: Wanted,
+        show: &mut dyn FnMut(&Listed<'_>) -> bool,
+    ) -> nix::Result<()> {
+        self.opened(ino)?;
+        let node = self.table.get(ino)?;
+        let parent = node.name().map_or(ino, |(parent, _name)| parent);
+        for (name, own, ino) in [(".", DOT, ino), ("..", DOT_DOT, parent)] {
+            if cookie < own {
+                let attr = if wanted == Wanted::Metadata { Some(self.attr(ino)?) } else { None };
+                let (name, kind) = (OsStr::new(name), Type::Directory);
+                if !show(&Listed { name, cookie: own, ino, kind, attr: attr.as_ref() }) {
+                    return Ok(());
+                }
+            }
+        }
+        let mut at = cookie;
+        while let Some((cookie, entry)) = self.opened(ino)?.listing.after(at) {
+            let (name, kind) = (Name::clone(&entry.name), entry.kind);
+            if !self.list_one(ino, &name, kind, cookie, wanted, show)? {
+                break;
+            }
+            at = cookie;
+        }
+        Ok(())
+    }
+
+    fn list_one(
+        &mut self,
+        parent: Ino,
+        name: &OsStr,
+        kind: Type,
+        cookie: u64,
+        wanted: Wanted,
+        show: &mut dyn FnMut(&Listed<'_>) -> bool,
+    ) -> nix::Result<bool> {
+        if wanted == Wanted::Names {
+            let ino = self.settle_entry(parent, name)?;
+            return Ok(show(&Listed { name, cookie, ino, kind, attr: None }));
+        }
+        let ino = self.admit(parent, name)?;
+        let attr = self.attr(ino)?;
+        let shown = show(&Listed { name, cookie, ino, kind, attr: Some(&attr) });
+        if shown {
+            self.table.get_mut(ino)?.lookups += 1;
+        } else {
+            self.table.drop_unused(ino);
+        }
+        Ok(shown)
+    }
+
+    /// Where the symbolic link `ino` leads.
+    pub(super) fn link_target(&mut self, ino: Ino) -> nix::Result<std::ffi::OsString> {
+        use crate::inode::table::Place;
+        match self.table.get(ino)?.place.clone() {
+            Place::Gone { file, .. } => nix::fcntl::readlinkat(&file.file, ""),
+            Place::Indexed(name) => self.upper()?.index.folder()?.link_target(&name),
+            _ if ino == Ino::ROOT => Err(Errno::EINVAL),
+            Place::Upper => {
+                let (parent, name) = self.table.get(ino)?.name()?;
+                self.upper_folder(parent)?.link_target(&name)
+            }
+            Place::Lower(layer) => {
+                let (parent, name) = self.table.get(ino)?.name()?;
+                self.lower_folder(parent, layer)?.link_target(&name)
+            }
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The contents of files.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
+use nix::sys::uio::{pread, pwrite};
+use nix::unistd::{Whence, fdatasync, fsync, lseek};
+
+use super::{State, Tree, attr::without_set_id};
+use crate::inode::Ino;
+use crate::inode::handles::{Held, OpenFile};
+use crate::inode::table::Place;
+
+impl Tree {
+    /// Reads from `offset` on; fewer bytes than `buffer` has room for only at the end of the file.
+    ///
+    /// # Errors
+    ///
+    /// Those of open(2) and read(2).
+    pub fn read(&self, ino: Ino, offset: u64, buffer: &mut [u8]) -> nix::Result<usize> {
+        let file = self.state().file(ino, false)?;
+        let start = signed(offset)?;
+        let mut filled = 0;
+        while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
+            let at = start.checked_add(signed(filled as u64)?).ok_or(Errno::EOVERFLOW)?;
+            match pread(&*file, room, at)? {
+                0 => break,
+                got => filled += got,
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Writes all of `data` at `offset`. `clears_set_id` says that the writer may not keep
+    /// set-id bits; capabilities go in any case.
+    ///
+    /// # Errors
+    ///
+    /// `EROFS`, `ENOSPC`, `EDQUOT`, and those of copying the file up first.
+    pub fn write(
+        &self,
+        ino: Ino,
+        offset: u64,
+        data: &[u8],
+        clears_set_id: bool,
+    ) -> nix::Result<usize> {
+        let file = self.writable(ino, clears_set_id)?;
+        let start = signed(offset)?;
+        let mut written = 0;
+        while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
+            let at = start.checked_add(signed(written as u64)?).ok_or(Errno::EFBIG)?;
+            match pwrite(&*file, rest, at) {
+                Ok(put) => written += put,
+                Err(_after_some) if written > 0 => break,
+                Err(errno) => return Err(errno),
+            }
+        }
+        self.state().table.get_mut(ino)?.fresh = false;
+        Ok(written)
+    }
+
+    /// Writes the file to the disk; `data_only` as fdatasync(2). In a lower layer it is there.
+    ///
+    /// # Errors
+    ///
+    /// Those of fsync(2).
+    pub fn sync(&self, ino: Ino, data_only: bool) -> nix::Result<()> {
+        let file = {
+            let mut state = self.state();
+            let node = state.table.get(ino)?;
+            if !node.is_upper() || !node.attr.is_regular() {
+                return Ok(());
+            }
+            state.file(ino, true)?
+        };
+        if data_only { fdatasync(&*file) } else { fsync(&*file) }
+    }
+
+    /// Reserves or gives back space, as fallocate(2) with these `flags`.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP`, `ENOSPC`, `EINVAL`, and those of copying the file up first.
+    pub fn allocate(&self, ino: Ino, flags: i32, offset: u64, length: u64) -> nix::Result<()> {
+        let flags = FallocateFlags::from_bits(flags).ok_or(Errno::EOPNOTSUPP)?;
+        let file = self.writable(ino, true)?;
+        let done = fallocate(&*file, flags, signed(offset)?, signed(length)?);
+        self.state().table.get_mut(ino)?.fresh = false;
+        done
+    }
+
+    /// The next data (`hole` false) or the next hole at or after `offset`.
+    ///
+    /// # Errors
+    ///
+    /// `ENXIO` beyond the end.
+    pub fn seek(&self, ino: Ino, offset: i64, hole: bool) -> nix::Result<i64> {
+        let file = self.state().file(ino, false)?;
+        lseek(&*file, offset, if hole { Whence::SeekHole } else { Whence::SeekData })
+    }
+
+    /// Copies up to `length` bytes between two files, in the file system where it can.
+    ///
+    /// # Errors
+    ///
+    /// `EXDEV` or `EOPNOTSUPP` where it cannot (the kernel copies then); `ENOSPC`; `EINVAL`.
+    pub fn copy_range(
+        &self,
+        (source, from): (Ino, u64),
+        (target, to): (Ino, u64),
+        length: u64,
+    ) -> nix::Result<usize> {
+        let target_file = self.writable(target, true)?;
+        let source_file = self.state().file(source, false)?;
+        let (mut from, mut to) = (signed(from)?, signed(to)?);
+        let length = usize::try_from(length).map_err(|_too_big| Errno::EOVERFLOW)?;
+        let copied = copy_file_range(
+            source_file.as_fd(),
+            Some(&mut from),
+            target_file.as_fd(),
+            Some(&mut to),
+            length,
+        );
+        self.state().table.get_mut(target)?.fresh = false;
+        copied
+    }
+
+    /// Where the symbolic link `ino` leads.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if it is none.
+    pub fn read_link(&self, ino: Ino) -> nix::Result<std::ffi::OsString> {
+        self.state().link_target(ino)
+    }
+
+    /// The file in the upper directory, open for writing.
+    fn writable(&self, ino: Ino, clears_set_id: bool) -> nix::Result<Arc<OpenFile>> {
+        self.copy_up(ino, None)?;
+        let mut state = self.state();
+        if clears_set_id {
+            state.clear_set_id(ino)?;
+        }
+        state.table.get_mut(ino)?.fresh = false;
+        state.file(ino, true)
+    }
+}
+
+impl State {
+    /// The regular file `ino`, open; for writing too if `write`.
+    pub(super) fn file(&mut self, ino: Ino, write: bool) -> nix::Result<Arc<OpenFile>> {
+        let node = self.table.get(ino)?;
+        if !node.attr.is_regular() {
+            return Err(if node.attr.is_folder() { Errno::EISDIR } else { Errno::EINVAL });
+        }
+        if let Some(file) = node.file.as_ref().filter(|file| file.writable || !write) {
+            return Ok(Arc::clone(file));
+        }
+        let file = match node.place.clone() {
+            Place::Gone { file, .. } => return Ok(file),
+            Place::Lower(_) if write => return Err(Errno::EROFS),
+            Place::Lower(layer) => {
+                let (parent, name) = node.name()?;
+                let file = self.lower_folder(parent, layer)?.file(&name)?;
+                OpenFile { file, writable: false }
+            }
+            Place::Indexed(name) => {
+                OpenFile { file: self.upper()?.index.folder()?.writable(&name)?, writable: true }
+            }
+            Place::Upper => {
+                let (parent, name) = node.name()?;
+                OpenFile { file: self.upper_folder(parent)?.writable(&name)?, writable: true }
+            }
+        };
+        let file = Arc::new(file);
+        self.table.get_mut(ino)?.file = Some(Arc::clone(&file));
+        self.hold(Held::File(ino));
+        Ok(file)
+    }
+
+    /// Takes away what would lend the owner's rights to whoever wrote to the file. The metadata
+    /// that decides is in memory unless something else has changed.
+    fn clear_set_id(&mut self, ino: Ino) -> nix::Result<()> {
+        let mode = self.table.get(ino)?.attr.mode;
+        let Some(mode) = without_set_id(mode) else { return Ok(()) };
+        let spot = self.spot(ino)?;
+        self.change_mode(&spot, mode)?;
+        let node = self.table.get_mut(ino)?;
+        node.attr.mode = node.attr.mode & libc::S_IFMT | mode;
+        Ok(())
+    }
+}
+
+/// An offset as the kernel's `loff_t`.
+fn signed(offset: u64) -> nix::Result<i64> {
+    i64::try_from(offset).map_err(|_too_big| Errno::EOVERFLOW)
+}

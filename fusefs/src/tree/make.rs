@@ -1,0 +1,298 @@
+//! New files, directories, links and nodes.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::{State, Tree, attr::Spot, check_new_name, kind_of, up};
+use crate::format::{opaque, whiteout, xattr as attribute};
+use crate::inode::Ino;
+use crate::inode::attr::{Attr, decode_device};
+use crate::inode::handles::{Held, OpenFile};
+use crate::inode::table::{Entry, Link, Node, Place};
+use crate::layer::LayerIndex;
+use crate::layer::stack::Name;
+use crate::sys::xattr;
+use crate::upper::staging::Staged;
+use crate::upper::{Upper, UpperFolder};
+
+/// On whose behalf something is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// Owner of what is made (the asking process's `fsuid`).
+    pub uid: u32,
+    /// Its group, unless the directory is set-group-id.
+    pub gid: u32,
+    /// Permissions to leave out, unless the directory has a default access control list.
+    pub umask: u32,
+}
+
+/// What to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind<'a> {
+    /// An empty regular file.
+    File,
+    /// A directory.
+    Folder,
+    /// A fifo, socket or device: its type (`S_IFIFO` …) and number in the protocol's 32-bit form.
+    Node {
+        /// Type bits of a mode.
+        kind: u32,
+        /// Device number; ignored for what is no device.
+        device: u32,
+    },
+    /// A symbolic link that leads there.
+    Symlink(&'a OsStr),
+}
+
+impl Tree {
+    /// Makes a new object with the permissions in `mode`; counts one reference to it.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST`; `EROFS`; `ENOSPC`; `EPERM` for what the layer's file system refuses, and for the
+    /// device 0:0, which means a whiteout; `EINVAL` for names that start with `.wh.`.
+    pub fn make(
+        &self,
+        parent: Ino,
+        name: &OsStr,
+        what: Kind<'_>,
+        mode: u32,
+        asker: &Asker,
+    ) -> nix::Result<Attr> {
+        self.state().make(parent, name, what, mode, asker)
+    }
+
+    /// Gives `ino` another name; counts one reference to it.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST`; `EROFS`; `EPERM` for a directory; `ENOENT` if `ino` has lost its last name;
+    /// `EMLINK`; `ENOSPC`.
+    pub fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> nix::Result<Attr> {
+        self.copy_up(ino, None)?;
+        self.state().link(ino, parent, name)
+    }
+}
+
+/// Something new and the directory it belongs to.
+struct Making<'a> {
+    what: Kind<'a>,
+    /// Permissions to ask for, and whether an inherited list has the last word on them.
+    mode: u32,
+    inherits: bool,
+    uid: u32,
+    gid: u32,
+}
+
+impl State {
+    fn make(
+        &mut self,
+        parent: Ino,
+        name: &OsStr,
+        what: Kind<'_>,
+        mode: u32,
+        asker: &Asker,
+    ) -> nix::Result<Attr> {
+        if let Kind::Node { kind, device } = what
+            && whiteout::is_whiteout(kind, decode_device(device))
+        {
+            return Err(Errno::EPERM);
+        }
+        let (folder, over) = self.room_for(parent, name)?;
+        let making = self.making(parent, what, mode, asker)?;
+        let file = if over {
+            making.build_over(self.upper()?, &folder, name)?;
+            None
+        } else {
+            making.build(&folder, name)?
+        };
+        self.enter(parent, name, &folder, file, over)
+    }
+
+    /// Checks that `name` is free in `parent`; its upper directory, and whether a whiteout there
+    /// has to go.
+    fn room_for(&mut self, parent: Ino, name: &OsStr) -> nix::Result<(Arc<UpperFolder>, bool)> {
+        check_new_name(name)?;
+        let listing = &self.opened(parent)?.listing;
+        if listing.get(name).is_some() {
+            return Err(Errno::EEXIST);
+        }
+        let over = listing.whiteouts.contains(name);
+        Ok((self.raise_folder(parent)?, over))
+    }
+
+    fn making<'a>(
+        &mut self,
+        parent: Ino,
+        what: Kind<'a>,
+        mode: u32,
+        asker: &Asker,
+    ) -> nix::Result<Making<'a>> {
+        let inherits = self.inherits_acl(parent)?;
+        let directory = self.table.get(parent)?.attr;
+        let mut mode = mode & 0o7777;
+        if !inherits {
+            mode &= !asker.umask;
+        }
+        let mut gid = asker.gid;
+        if directory.mode & libc::S_ISGID != 0 {
+            gid = directory.gid;
+            if what == Kind::Folder {
+                mode |= libc::S_ISGID;
+            }
+        }
+        Ok(Making { what, mode, inherits, uid: asker.uid, gid })
+    }
+
+    /// Enters what was made into listing and table.
+    fn enter(
+        &mut self,
+        parent: Ino,
+        name: &OsStr,
+        folder: &UpperFolder,
+        file: Option<OwnedFd>,
+        covers: bool,
+    ) -> nix::Result<Attr> {
+        let stat = match &file {
+            Some(file) => nix::sys::stat::fstat(file)?,
+            None => folder.stat(name)?,
+        };
+        let attr = Attr::new(self.table.fresh_ino(), &stat);
+        let name = Name::from(name);
+        let listing = &mut self.opened(parent)?.listing;
+        listing.whiteouts.remove(&name);
+        listing.insert(Entry::upper(Name::clone(&name), attr.ino, kind_of(&attr), covers));
+        let mut node = Node::new(attr, Place::Upper);
+        node.lookups = 1;
+        if let Some(file) = file {
+            node.file = Some(Arc::new(OpenFile { file, writable: true }));
+            self.hold(Held::File(attr.ino));
+        }
+        self.table.insert(node);
+        self.table.add_name(attr.ino, parent, &name)?;
+        self.table.get_mut(parent)?.fresh = false;
+        Ok(attr)
+    }
+
+    fn link(&mut self, ino: Ino, parent: Ino, name: &OsStr) -> nix::Result<Attr> {
+        if self.table.get(ino)?.attr.is_folder() {
+            return Err(Errno::EPERM);
+        }
+        let (folder, over) = self.room_for(parent, name)?;
+        let spot = self.spot(ino)?;
+        self.link_object(&spot, &folder, name, over)?;
+        self.enter_link(ino, parent, name, over)
+    }
+
+    /// The link on disk.
+    fn link_object(
+        &self,
+        spot: &Spot,
+        folder: &UpperFolder,
+        name: &OsStr,
+        over: bool,
+    ) -> nix::Result<()> {
+        let upper = self.upper()?;
+        let link = |to: &UpperFolder, to_name: &OsStr| match spot {
+            Spot::Named(from, from_name) => from.link(from_name, to, to_name),
+            Spot::Indexed(indexed) => upper.index.folder()?.link(indexed, to, to_name),
+            Spot::Open(_) => Err(Errno::ENOENT),
+        };
+        if !over {
+            return link(folder, name);
+        }
+        let staged = Staged::reserve(upper);
+        link(staged.folder(), staged.name())?;
+        staged.place(folder, name)?;
+        upper.unhide(folder, name)
+    }
+
+    fn enter_link(
+        &mut self,
+        ino: Ino,
+        parent: Ino,
+        name: &OsStr,
+        covers: bool,
+    ) -> nix::Result<Attr> {
+        let name = Name::from(name);
+        let kind = kind_of(&self.table.get(ino)?.attr);
+        let listing = &mut self.opened(parent)?.listing;
+        listing.whiteouts.remove(&name);
+        listing.insert(Entry::upper(Name::clone(&name), ino, kind, covers));
+        self.table.add_name(ino, parent, &name)?;
+        self.table.get_mut(parent)?.fresh = false;
+        let stat = self.stat(ino)?;
+        let key = (LayerIndex::UPPER, stat.st_dev, stat.st_ino);
+        self.table.links.insert(key, Link { ino, removed: 0 });
+        let node = self.table.get_mut(ino)?;
+        node.link_key = Some(key);
+        node.fresh = false;
+        let attr = self.attr(ino)?;
+        self.table.get_mut(ino)?.lookups += 1;
+        Ok(attr)
+    }
+}
+
+impl Making<'_> {
+    /// Makes it at `name` in `folder`, where nothing is. A regular file comes back open.
+    fn build(&self, folder: &UpperFolder, name: &OsStr) -> nix::Result<Option<OwnedFd>> {
+        let file = match self.what {
+            Kind::File => Some(folder.create(name, self.mode)?),
+            Kind::Folder => folder.make_folder(name, self.mode).map(|()| None)?,
+            Kind::Node { kind, device } => {
+                let kind = kind & libc::S_IFMT;
+                folder.make_node(name, kind | self.mode, decode_device(device)).map(|()| None)?
+            }
+            Kind::Symlink(target) => folder.make_symlink(target, name).map(|()| None)?,
+        };
+        if let Err(errno) = self.finish(folder, name) {
+            let removed = match self.what {
+                Kind::Folder => folder.remove_folder(name),
+                _ => folder.unlink(name),
+            };
+            removed?;
+            return Err(errno);
+        }
+        Ok(file)
+    }
+
+    /// Gives it owner and permissions, where making it has not.
+    fn finish(&self, folder: &UpperFolder, name: &OsStr) -> nix::Result<()> {
+        let stat = folder.stat(name)?;
+        let owned = (stat.st_uid, stat.st_gid) == (self.uid, self.gid);
+        if !owned {
+            folder.set_owner(name, Some(self.uid), Some(self.gid))?;
+        }
+        if matches!(self.what, Kind::Symlink(_)) {
+            return Ok(());
+        }
+        // An inherited list has made the permissions what they are; a new owner may have cleared
+        // the bits above them.
+        let kept = if self.inherits { stat.st_mode & 0o777 } else { self.mode & 0o777 };
+        let wanted = kept | (self.mode & 0o7000);
+        if stat.st_mode & 0o7777 == wanted && (owned || wanted & 0o6000 == 0) {
+            return Ok(());
+        }
+        folder.set_mode(name, wanted)
+    }
+
+    /// Makes it where a whiteout is: aside first, then in one step. The directory it is made in
+    /// has the default access control list of the real one, for the file system to inherit.
+    fn build_over(&self, upper: &Upper, folder: &UpperFolder, name: &OsStr) -> nix::Result<()> {
+        let staged = Staged::reserve(upper);
+        staged.folder().make_folder(staged.name(), 0o700)?;
+        let nest = staged.folder().upper_folder(staged.name())?;
+        if let Some(acl) = up::default_acl(folder)? {
+            xattr::set(&nest.own_attributes()?, attribute::DEFAULT_ACL, &acl, 0)?;
+        }
+        self.build(&nest, name)?;
+        let is_folder = self.what == Kind::Folder;
+        if is_folder {
+            xattr::set(&nest.attributes_of(name)?, opaque::ATTRIBUTE, opaque::VALUE, 0)?;
+        }
+        upper.move_over_whiteout(&nest, name, is_folder, folder, name)
+    }
+}

@@ -1,0 +1,183 @@
+//! The merged tree: plain arguments, plain results, no FUSE.
+//!
+//! Each operation is a method of [`Tree`]; the files of this module hold one kind each. Node ids
+//! come from [`Tree::lookup`] and the operations that make something, each of which counts one
+//! reference that [`Tree::forget`] gives back.
+
+mod attr;
+mod dir;
+mod file;
+mod folders;
+mod lookup;
+mod make;
+mod remove;
+mod rename;
+mod up;
+mod xattr;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::dir::Type;
+use nix::errno::Errno;
+
+pub use crate::inode::Ino;
+pub use crate::inode::attr::{Attr, Timestamp};
+pub use attr::{Changes, Time};
+pub use dir::{Listed, Wanted};
+pub use make::{Asker, Kind};
+pub use rename::Exchange;
+
+use crate::format::whiteout;
+use crate::inode::handles::{Held, Queue};
+use crate::inode::table::{Entry, Node, Place, Table};
+use crate::layer::{Folder, Layer, LayerIndex, type_of_mode};
+use crate::overlay::Overlay;
+use crate::upper::Upper;
+
+/// Longest name of a file, in bytes, as in nearly every file system (`NAME_MAX`).
+const LONGEST_NAME: usize = 255;
+
+/// The merged tree of one [`Overlay`].
+#[derive(Debug)]
+pub struct Tree {
+    overlay: Arc<Overlay>,
+    /// Held by whoever copies a file up, so that each is copied once. Taken before `state`.
+    copying: Mutex<()>,
+    state: Mutex<State>,
+}
+
+impl Tree {
+    /// Takes over `overlay`, keeping at most `descriptors` files and directories open besides
+    /// those that must be.
+    ///
+    /// # Errors
+    ///
+    /// Those of fstat(2) on the topmost directory.
+    pub fn new(overlay: Overlay, descriptors: usize) -> nix::Result<Self> {
+        let overlay = Arc::new(overlay);
+        let (stat, place) = match &overlay.upper {
+            Some(upper) => (upper.root.own_stat()?, Place::Upper),
+            None => (overlay.top()?.root.own_stat()?, Place::Lower(LayerIndex(1))),
+        };
+        let root = Node::new(Attr::new(Ino::ROOT, &stat), place);
+        let state = State {
+            overlay: Arc::clone(&overlay),
+            table: Table::new(root),
+            held: Queue::new(descriptors),
+        };
+        Ok(Self { overlay, copying: Mutex::new(()), state: Mutex::new(state) })
+    }
+
+    /// How many nodes are in memory.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.state().table.len()
+    }
+
+    /// The state, for a moment. A panic elsewhere does not make it unusable: every change to it
+    /// is made after the disk was changed.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is known about the tree.
+#[derive(Debug)]
+struct State {
+    overlay: Arc<Overlay>,
+    table: Table,
+    held: Queue,
+}
+
+impl State {
+    /// The writable layer.
+    ///
+    /// # Errors
+    ///
+    /// `EROFS` if there is none.
+    fn upper(&self) -> nix::Result<&Upper> {
+        self.overlay.upper.as_ref().ok_or(Errno::EROFS)
+    }
+
+    fn layer(&self, index: LayerIndex) -> nix::Result<&Layer> {
+        self.overlay.layer(index)
+    }
+
+    fn layer_root(&self, index: LayerIndex) -> nix::Result<Arc<Folder>> {
+        self.layer(index).map(|layer| Arc::clone(&layer.root))
+    }
+
+    /// Notes a descriptor that was opened, and closes another if there are too many.
+    fn hold(&mut self, held: Held) {
+        let victim = self.held.push(held);
+        let Some(victim) = victim.filter(|victim| *victim != held) else { return };
+        match victim {
+            Held::File(ino) => {
+                if let Ok(node) = self.table.get_mut(ino) {
+                    node.file = None;
+                }
+            }
+            Held::Folder(ino, layer) if ino != Ino::ROOT => self.close_folder(ino, layer),
+            Held::Folder(..) => {}
+        }
+    }
+
+    /// The entry `name` of the directory `parent`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`, `ENOTDIR`, `ENAMETOOLONG`, `EINVAL` for what is not a name.
+    fn entry(&mut self, parent: Ino, name: &OsStr) -> nix::Result<&Entry> {
+        check_name(name)?;
+        self.opened(parent)?.listing.get(name).ok_or(Errno::ENOENT)
+    }
+}
+
+/// Whether `name` can be the name of a file.
+fn check_name(name: &OsStr) -> nix::Result<()> {
+    let bytes = name.as_bytes();
+    if bytes.len() > LONGEST_NAME {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    let legal =
+        !matches!(bytes, b"" | b"." | b"..") && !bytes.iter().any(|b| matches!(b, 0 | b'/'));
+    if legal { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// Whether `name` may be given to a new file: it may not look like a marker of the format.
+fn check_new_name(name: &OsStr) -> nix::Result<()> {
+    check_name(name)?;
+    if whiteout::reserved(name) { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
+/// The type of a node.
+fn kind_of(attr: &Attr) -> Type {
+    type_of_mode(attr.mode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_single_components() {
+        let longest = "n".repeat(LONGEST_NAME);
+        let too_long = "n".repeat(LONGEST_NAME + 1);
+        for (name, expected) in [
+            ("file", Ok(())),
+            ("...", Ok(())),
+            (longest.as_str(), Ok(())),
+            (too_long.as_str(), Err(Errno::ENAMETOOLONG)),
+            ("", Err(Errno::EINVAL)),
+            (".", Err(Errno::EINVAL)),
+            ("..", Err(Errno::EINVAL)),
+            ("a/b", Err(Errno::EINVAL)),
+            ("a\0b", Err(Errno::EINVAL)),
+        ] {
+            assert_eq!(check_name(OsStr::new(name)), expected, "{name:?}");
+        }
+        assert_eq!(check_new_name(OsStr::new(".wh.file")), Err(Errno::EINVAL));
+    }
+}

@@ -1,0 +1,199 @@
+//! Taking names away.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use nix::dir::Type;
+use nix::errno::Errno;
+
+use super::{State, Tree, check_name};
+use crate::inode::Ino;
+use crate::inode::handles::OpenFile;
+use crate::inode::table::Place;
+use crate::layer::LayerIndex;
+use crate::layer::stack::Name;
+use crate::upper::UpperFolder;
+use crate::upper::staging::Staged;
+
+impl Tree {
+    /// Removes the name of anything but a directory. Whoever uses the file can go on.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`; `EISDIR`; `EROFS`; `ENOSPC` if there is no room for a whiteout.
+    pub fn unlink(&self, parent: Ino, name: &OsStr) -> nix::Result<()> {
+        self.state().unlink(parent, name)
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`; `ENOTDIR`; `ENOTEMPTY`; `EROFS`; `ENOSPC`.
+    pub fn remove_folder(&self, parent: Ino, name: &OsStr) -> nix::Result<()> {
+        self.state().remove_folder(parent, name)
+    }
+}
+
+impl State {
+    fn unlink(&mut self, parent: Ino, name: &OsStr) -> nix::Result<()> {
+        check_name(name)?;
+        if self.entry(parent, name)?.kind == Type::Directory {
+            return Err(Errno::EISDIR);
+        }
+        let ino = self.admit(parent, name)?;
+        let folder = self.raise_folder(parent)?;
+        let kept = self.keep(ino)?;
+        let entry = self.entry(parent, name)?;
+        let (in_upper, whiteout) = (entry.top == LayerIndex::UPPER, entry.needs_whiteout());
+        match (in_upper, whiteout) {
+            (true, false) => folder.unlink(name)?,
+            (true, true) => self.upper()?.replace_file(&folder, name)?,
+            (false, _) => self.upper()?.hide(&folder, name)?,
+        }
+        self.drop_entry(parent, name, whiteout)?;
+        self.drop_name(ino, parent, name, in_upper, kept)
+    }
+
+    pub(super) fn remove_folder(&mut self, parent: Ino, name: &OsStr) -> nix::Result<()> {
+        check_name(name)?;
+        if self.entry(parent, name)?.kind != Type::Directory {
+            return Err(Errno::ENOTDIR);
+        }
+        let ino = self.admit(parent, name)?;
+        if !self.opened(ino)?.listing.is_empty() {
+            return Err(Errno::ENOTEMPTY);
+        }
+        let folder = self.raise_folder(parent)?;
+        let kept = self.keep(ino)?;
+        let bare = self.opened(ino)?.listing.whiteouts.is_empty();
+        let entry = self.entry(parent, name)?;
+        let (in_upper, whiteout) = (entry.top == LayerIndex::UPPER, entry.needs_whiteout());
+        let upper = self.upper()?;
+        match (in_upper, whiteout) {
+            (true, false) => self.remove_upper_folder(&folder, name, bare)?,
+            (true, true) => upper.replace_folder(&folder, name)?,
+            (false, _) => upper.hide(&folder, name)?,
+        }
+        self.drop_entry(parent, name, whiteout)?;
+        self.drop_name(ino, parent, name, in_upper, kept)
+    }
+
+    /// Removes a directory with nothing below it, `bare` if no whiteouts are known to be in it.
+    fn remove_upper_folder(
+        &self,
+        folder: &UpperFolder,
+        name: &OsStr,
+        bare: bool,
+    ) -> nix::Result<()> {
+        match if bare { folder.remove_folder(name) } else { Err(Errno::ENOTEMPTY) } {
+            Err(Errno::ENOTEMPTY) => Staged::take(self.upper()?, folder, name).map(drop),
+            other => other,
+        }
+    }
+
+    fn drop_entry(&mut self, parent: Ino, name: &OsStr, whiteout: bool) -> nix::Result<()> {
+        let listing = &mut self.opened(parent)?.listing;
+        if let Some(entry) = listing.remove(name)
+            && whiteout
+        {
+            listing.whiteouts.insert(entry.name);
+        }
+        self.table.get_mut(parent)?.fresh = false;
+        Ok(())
+    }
+
+    /// A descriptor for those who still use what is about to lose a name, unless another name of
+    /// it is known.
+    pub(super) fn keep(&mut self, ino: Ino) -> nix::Result<Option<Arc<OpenFile>>> {
+        // The books of hard links want to know the number of names before one goes.
+        self.attr(ino)?;
+        if self.table.get(ino)?.names_known() > 1 {
+            return Ok(None);
+        }
+        let is_regular = self.table.get(ino)?.attr.is_regular();
+        if is_regular && let Ok(file) = self.file(ino, false) {
+            return Ok(Some(file));
+        }
+        let file = match self.table.get(ino)?.place.clone() {
+            Place::Gone { file, .. } => return Ok(Some(file)),
+            Place::Indexed(name) => self.upper()?.index.folder()?.path_only(&name)?,
+            Place::Upper => {
+                let (parent, name) = self.table.get(ino)?.name()?;
+                self.upper_folder(parent)?.path_only(&name)?
+            }
+            Place::Lower(layer) => {
+                let (parent, name) = self.table.get(ino)?.name()?;
+                self.lower_folder(parent, layer)?.path_only(&name)?
+            }
+        };
+        Ok(Some(Arc::new(OpenFile { file, writable: false })))
+    }
+
+    /// Takes a name from a node; without a last one it lives on as `kept` until it is forgotten.
+    pub(super) fn drop_name(
+        &mut self,
+        ino: Ino,
+        parent: Ino,
+        name: &OsStr,
+        was_upper: bool,
+        kept: Option<Arc<OpenFile>>,
+    ) -> nix::Result<()> {
+        self.count_removed_name(ino, was_upper)?;
+        self.table.remove_name(ino, parent, name)?;
+        let node = self.table.get_mut(ino)?;
+        node.fresh = false;
+        let upper = node.is_upper();
+        if node.nameless()
+            && let Some(file) = kept
+        {
+            node.place = Place::Gone { file, upper };
+            node.file = None;
+        }
+        self.table.drop_unused(ino);
+        Ok(())
+    }
+
+    /// Keeps the books of hard links. A file of the index goes with its last name.
+    fn count_removed_name(&mut self, ino: Ino, was_upper: bool) -> nix::Result<()> {
+        let node = self.table.get(ino)?;
+        if node.attr.is_folder() {
+            return Ok(());
+        }
+        match node.place.clone() {
+            Place::Indexed(indexed) => self.count_indexed(ino, &indexed, was_upper),
+            Place::Lower(_) => {
+                let key = node.link_key;
+                if let Some(link) = key.and_then(|key| self.table.links.get_mut(&key)) {
+                    link.removed += 1;
+                }
+                Ok(())
+            }
+            Place::Upper | Place::Gone { .. } => {
+                // The file system may give the inode number to another file from now on.
+                if let Some(key) = node.link_key.filter(|_several| node.attr.links <= 1) {
+                    self.table.links.remove(&key);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn count_indexed(&mut self, ino: Ino, indexed: &Name, was_upper: bool) -> nix::Result<()> {
+        let overlay = Arc::clone(&self.overlay);
+        let index = &overlay.upper.as_ref().ok_or(Errno::EROFS)?.index;
+        let mut difference = index.difference(indexed)?;
+        if !was_upper {
+            difference -= 1;
+            index.set_difference(indexed, difference)?;
+        }
+        let links = i64::try_from(index.folder()?.stat(indexed)?.st_nlink).unwrap_or(i64::MAX);
+        if links.saturating_add(difference) <= 0 {
+            index.remove(indexed)?;
+            if let Some(key) = self.table.get(ino)?.link_key {
+                self.table.links.remove(&key);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,216 @@
+//! Bringing objects to the upper directory before they change.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::stat::{FileStat, fstat};
+
+use super::{State, Tree};
+use crate::format::xattr as attribute;
+use crate::inode::Ino;
+use crate::inode::handles::OpenFile;
+use crate::inode::table::{Link, LinkKey, Place};
+use crate::layer::LayerIndex;
+use crate::layer::stack::Name;
+use crate::sys::xattr;
+use crate::upper::copy_up::{Source, times};
+use crate::upper::staging::Staged;
+use crate::upper::{Upper, UpperFolder, index};
+
+/// A copy to be made.
+struct Plan {
+    source: Source,
+    stat: FileStat,
+    /// For a hard link: its name in the index and its key among the links of its layer.
+    link: Option<(Name, LinkKey)>,
+}
+
+impl Tree {
+    /// Makes sure that `ino` lies in the upper directory. Of a regular file, no more than `limit`
+    /// bytes are copied: the caller is about to cut it there.
+    ///
+    /// The data is copied without holding the state, so that others go on meanwhile.
+    pub(super) fn copy_up(&self, ino: Ino, limit: Option<u64>) -> nix::Result<()> {
+        if self.state().table.get(ino)?.is_upper() {
+            return Ok(());
+        }
+        let upper = self.overlay.upper.as_ref().ok_or(Errno::EROFS)?;
+        let _one_at_a_time = self.copying.lock();
+        let Some(plan) = self.state().plan_copy(ino)? else { return Ok(()) };
+        let staged = upper.stage_copy(&plan.source, &plan.stat, limit.unwrap_or(u64::MAX))?;
+        self.state().finish_copy(ino, &plan, upper, staged)
+    }
+}
+
+impl State {
+    /// What has to be copied, if anything. Directories are dealt with here: they have no data.
+    fn plan_copy(&mut self, ino: Ino) -> nix::Result<Option<Plan>> {
+        let node = self.table.get(ino)?;
+        if node.is_upper() {
+            return Ok(None);
+        }
+        if node.attr.is_folder() {
+            return self.raise_folder(ino).map(|_folder| None);
+        }
+        let layer = match node.place.clone() {
+            Place::Lower(layer) => layer,
+            Place::Gone { file, .. } => {
+                let stat = fstat(&file.file)?;
+                let source =
+                    Source::Open(Arc::new(file.file.try_clone().map_err(|_full| Errno::EMFILE)?));
+                return Ok(Some(Plan { source, stat, link: None }));
+            }
+            Place::Upper | Place::Indexed(_) => return Ok(None),
+        };
+        let (parent, name) = node.name()?;
+        let folder = self.lower_folder(parent, layer)?;
+        let stat = folder.stat(&name)?;
+        let mut link = None;
+        if stat.st_nlink > 1 {
+            let indexed = index::name_of(self.layer(layer)?, &folder, &name)?;
+            link = Some((Name::from(indexed), (layer, stat.st_dev, stat.st_ino)));
+        }
+        Ok(Some(Plan { source: Source::Named(folder, name), stat, link }))
+    }
+
+    /// Puts the finished copy in its place.
+    fn finish_copy(
+        &mut self,
+        ino: Ino,
+        plan: &Plan,
+        upper: &Upper,
+        staged: Staged<'_>,
+    ) -> nix::Result<()> {
+        let node = self.table.get(ino)?;
+        if node.nameless() {
+            let file = reopen(&staged, node.attr.is_regular())?;
+            let node = self.table.get_mut(ino)?;
+            node.file = None;
+            node.fresh = false;
+            node.place = Place::Gone { file: Arc::new(file), upper: true };
+            return Ok(());
+        }
+        let (parent, name) = node.name()?;
+        let folder = self.raise_folder(parent)?;
+        let mut place = Place::Upper;
+        if let Some((indexed, key)) = &plan.link {
+            self.enter_index(ino, *key, plan, indexed, &staged, upper)?;
+            place = Place::Indexed(Name::clone(indexed));
+        }
+        place_quietly(staged, &folder, &name)?;
+        self.mark_raised(parent, &name)?;
+        let node = self.table.get_mut(ino)?;
+        node.place = place;
+        node.file = None;
+        node.fresh = false;
+        Ok(())
+    }
+
+    /// Makes the staged copy of a hard link known under the lower file's name.
+    fn enter_index(
+        &mut self,
+        ino: Ino,
+        key: LinkKey,
+        plan: &Plan,
+        indexed: &Name,
+        staged: &Staged<'_>,
+        upper: &Upper,
+    ) -> nix::Result<()> {
+        let index = &upper.index;
+        staged.folder().link(staged.name(), index.folder()?, indexed)?;
+        let removed = self.table.links.get(&key).map_or(0, |link| link.removed);
+        let names = i64::try_from(plan.stat.st_nlink).unwrap_or(i64::MAX) - i64::from(removed);
+        // The copy will have two links of its own: its place and the index.
+        index.set_difference(indexed, names - 2)?;
+        let stat = index.folder()?.stat(indexed)?;
+        index.remember(Name::clone(indexed), stat.st_ino);
+        let upper_key = (LayerIndex::UPPER, stat.st_dev, stat.st_ino);
+        self.table.links.insert(upper_key, Link { ino, removed: 0 });
+        self.table.get_mut(ino)?.link_key = Some(upper_key);
+        Ok(())
+    }
+
+    /// Notes that the entry's object now lies in the upper directory, above the one it came from.
+    pub(super) fn mark_raised(&mut self, parent: Ino, name: &Name) -> nix::Result<()> {
+        let entry = self.opened(parent)?.listing.get_mut(name).ok_or(Errno::ENOENT)?;
+        entry.top = LayerIndex::UPPER;
+        entry.covers = true;
+        if !entry.folders.is_empty() {
+            let raised = std::iter::once(LayerIndex::UPPER).chain(entry.folders.iter().copied());
+            entry.folders = raised.collect();
+        }
+        Ok(())
+    }
+
+    /// The upper directory's part of the directory `ino`, made with those above it if need be.
+    ///
+    /// # Errors
+    ///
+    /// `EROFS` without an upper directory; `ENOENT` if the directory was removed; those of making
+    /// a directory with the original's owner and attributes.
+    pub(super) fn raise_folder(&mut self, ino: Ino) -> nix::Result<Arc<UpperFolder>> {
+        let overlay = Arc::clone(&self.overlay);
+        let upper = overlay.upper.as_ref().ok_or(Errno::EROFS)?;
+        let mut down = Vec::new();
+        let mut at = ino;
+        while self.opened(at)?.upper.is_none() {
+            let (parent, name) = self.table.get(at)?.name()?;
+            down.push((at, parent, name));
+            at = parent;
+        }
+        if self.table.get(ino)?.nameless() && ino != Ino::ROOT {
+            return Err(Errno::ENOENT);
+        }
+        for (ino, parent, name) in down.into_iter().rev() {
+            let layer = self.opened(ino)?.lowers.first().map(|part| part.layer);
+            let lower = self.lower_folder(ino, layer.ok_or(Errno::ENOENT)?)?;
+            let above = self.upper_folder(parent)?;
+            place_quietly(upper.stage_folder(&lower)?, &above, &name)?;
+            self.mark_raised(parent, &name)?;
+            self.opened(ino)?.upper = Some(None);
+            let node = self.table.get_mut(ino)?;
+            node.place = Place::Upper;
+            node.fresh = false;
+        }
+        self.upper_folder(ino)
+    }
+
+    /// Whether new entries of `ino`, which has an upper part, inherit an access control list.
+    pub(super) fn inherits_acl(&mut self, ino: Ino) -> nix::Result<bool> {
+        if let Some(known) = self.opened(ino)?.default_acl {
+            return Ok(known);
+        }
+        let folder = self.upper_folder(ino)?;
+        let inherits = default_acl(&folder)?.is_some();
+        self.opened(ino)?.default_acl = Some(inherits);
+        Ok(inherits)
+    }
+}
+
+/// The default access control list of a directory.
+pub(super) fn default_acl(folder: &UpperFolder) -> nix::Result<Option<Vec<u8>>> {
+    match xattr::get(&folder.own_attributes()?, attribute::DEFAULT_ACL) {
+        Ok(acl) => Ok(Some(acl)),
+        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Moves a copy to its place without changing the times of the directory: to the inside, nothing
+/// has changed there.
+fn place_quietly(staged: Staged<'_>, folder: &UpperFolder, name: &Name) -> nix::Result<()> {
+    let (accessed, modified) = times(&folder.own_stat()?);
+    staged.place(folder, name)?;
+    folder.set_times(std::ffi::OsStr::new("."), &accessed, &modified)
+}
+
+/// Opens a staged object before it loses its name.
+fn reopen(staged: &Staged<'_>, is_regular: bool) -> nix::Result<OpenFile> {
+    let open = |file: OwnedFd, writable| OpenFile { file, writable };
+    if is_regular {
+        staged.folder().writable(staged.name()).map(|file| open(file, true))
+    } else {
+        staged.folder().path_only(staged.name()).map(|file| open(file, false))
+    }
+}

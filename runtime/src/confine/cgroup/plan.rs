@@ -1,0 +1,229 @@
+//! Where a container's cgroup goes, and making it.
+
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::sys::stat::Mode;
+use nix::unistd::mkdir;
+
+use super::limits::Limits;
+use super::{Cgroup, Directory, Hierarchies, Hierarchy, errno_of, files};
+
+/// What is to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupPlan {
+    places: Vec<Place>,
+    /// Whether a refusal is an error rather than a fact of life.
+    must: bool,
+}
+
+/// The directory in one hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    controllers: Vec<String>,
+    mount: PathBuf,
+    /// To be tried in this order.
+    candidates: Vec<PathBuf>,
+}
+
+/// Decides where the cgroup of container `id` goes; none if no hierarchy is mounted.
+///
+/// An absolute `cgroups_path` is taken from the mount on, a relative one (without one: the id) from the
+/// caller's own cgroup. Where version 2 is alone, from the parent of that first, as in runc: a cgroup
+/// with processes cannot hand controllers to its children.
+///
+/// # Errors
+///
+/// A path with `..`, or one that names the hierarchy's root.
+pub fn plan(
+    hierarchies: &Hierarchies,
+    id: &str,
+    cgroups_path: Option<&Path>,
+    euid_is_root: bool,
+) -> Result<Option<CgroupPlan>> {
+    let given = cgroups_path.filter(|path| !path.as_os_str().is_empty());
+    let path = given.unwrap_or(Path::new(id));
+    let name = below(path).with_context(|| format!("/linux/cgroupsPath {}", path.display()))?;
+    let place = |hierarchy: &Hierarchy| {
+        let bases = match hierarchy.own.parent() {
+            _ if path.is_absolute() => vec![hierarchy.mount.as_path()],
+            Some(parent) if hierarchies.is_unified() && hierarchy.own != hierarchy.mount => {
+                vec![parent, hierarchy.own.as_path()]
+            }
+            _ => vec![hierarchy.own.as_path()],
+        };
+        Place {
+            controllers: hierarchy.controllers.clone(),
+            mount: hierarchy.mount.clone(),
+            candidates: bases.into_iter().map(|base| base.join(&name)).collect(),
+        }
+    };
+    let all = hierarchies.v1.iter().chain(&hierarchies.unified);
+    let places = all.map(place).collect::<Vec<_>>();
+    Ok((!places.is_empty()).then_some(CgroupPlan { places, must: euid_is_root }))
+}
+
+/// `path` without its root and without `.`.
+fn below(path: &Path) -> Result<PathBuf> {
+    let mut name = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(part) => name.push(part),
+            Component::RootDir | Component::CurDir => {}
+            Component::ParentDir | Component::Prefix(_) => bail!("may not contain `..`"),
+        }
+    }
+    ensure!(!name.as_os_str().is_empty(), "names the root of the hierarchy");
+    Ok(name)
+}
+
+impl CgroupPlan {
+    /// Makes the directories. A caller without the right to gets those that he may make, or none.
+    ///
+    /// # Errors
+    ///
+    /// A refusal to root, or to anybody who asked for `limits`; a cgroup that is there already and
+    /// holds processes. What was made is removed again.
+    pub fn create(&self, limits: &Limits) -> Result<Option<Cgroup>> {
+        let mut made = Cgroup::default();
+        for place in &self.places {
+            match place.create() {
+                Ok(directory) => made.add(directory),
+                Err(error) if !self.must && is_refusal(&error) => {
+                    log::debug!("no cgroup in {}: {error}", place.mount.display());
+                }
+                Err(error) => {
+                    let _best_effort = made.remove();
+                    let path = place.candidates[0].display();
+                    return Err(error).with_context(|| format!("make cgroup {path}"));
+                }
+            }
+        }
+        if !made.is_empty() {
+            return Ok(Some(made));
+        }
+        limits.refuse_without_cgroup()?;
+        Ok(None)
+    }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(errno_of(error), Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::ENOENT)
+}
+
+impl Place {
+    fn create(&self) -> io::Result<Directory> {
+        let mut refusal = None;
+        for path in &self.candidates {
+            match self.create_at(path) {
+                Ok(()) => {
+                    return Ok(Directory {
+                        controllers: self.controllers.clone(),
+                        mount: self.mount.clone(),
+                        path: path.clone(),
+                    });
+                }
+                Err(error) if is_refusal(&error) => refusal.get_or_insert(error),
+                Err(error) => return Err(error),
+            };
+        }
+        Err(refusal.unwrap_or_else(|| Errno::ENOENT.into()))
+    }
+
+    fn create_at(&self, path: &Path) -> io::Result<()> {
+        const ALL: Mode = Mode::from_bits_truncate(0o755);
+        match mkdir(path, ALL) {
+            Err(Errno::ENOENT) => fs::create_dir_all(path)?,
+            Err(Errno::EEXIST) => must_be_empty(path)?,
+            made => made?,
+        }
+        if self.controllers.iter().any(|name| name == "cpuset") {
+            inherit_cpuset(path, &self.mount)?;
+        }
+        Ok(())
+    }
+}
+
+/// A cgroup that somebody else uses must not become ours: delete would kill what is in it.
+fn must_be_empty(path: &Path) -> io::Result<()> {
+    let busy = |_first: &str| {
+        io::Error::other("it exists already and holds processes (cure: another cgroupsPath or id)")
+    };
+    files::read(&path.join("cgroup.procs"))?.lines().next().map_or(Ok(()), |first| Err(busy(first)))
+}
+
+/// No process may enter a cpuset of version 1 without processors and memory nodes, and a new one has
+/// none: it gets its parent's, and that one its parent's first.
+fn inherit_cpuset(path: &Path, mount: &Path) -> io::Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        inherit_file(path, mount, file)?;
+    }
+    Ok(())
+}
+
+fn inherit_file(path: &Path, mount: &Path, file: &str) -> io::Result<String> {
+    let own = files::read(&path.join(file))?;
+    let (Some(parent), true) = (path.parent(), own.trim_end().is_empty() && path != mount) else {
+        return Ok(own);
+    };
+    let inherited = inherit_file(parent, mount, file)?;
+    files::write(&path.join(file), inherited.trim_end())?;
+    Ok(inherited)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "1 0 0:1 / /cg/cpu rw - cgroup cgroup rw,cpu\n\
+                          2 0 0:2 / /cg/unified rw - cgroup2 cgroup2 rw\n";
+    const V2: &str = "2 0 0:2 / /cg rw - cgroup2 cgroup2 rw\n";
+
+    fn candidates(mounts: &str, own: &str, path: Option<&str>) -> Vec<Vec<String>> {
+        let hierarchies = Hierarchies::parse(mounts, own);
+        let plan = plan(&hierarchies, "web", path.map(Path::new), true).unwrap().unwrap();
+        let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
+        plan.places.iter().map(|place| place.candidates.iter().map(text).collect()).collect()
+    }
+
+    #[test]
+    fn where_the_cgroup_goes() {
+        for (mounts, own, path, expected) in [
+            (
+                HYBRID,
+                "1:cpu:/a\n0::/b\n",
+                None,
+                vec![vec!["/cg/cpu/a/web"], vec!["/cg/unified/b/web"]],
+            ),
+            (
+                HYBRID,
+                "1:cpu:/a\n0::/b\n",
+                Some("/x/y"),
+                vec![vec!["/cg/cpu/x/y"], vec!["/cg/unified/x/y"]],
+            ),
+            (HYBRID, "1:cpu:/\n", Some("x/./y"), vec![vec!["/cg/cpu/x/y"]]),
+            (V2, "0::/\n", None, vec![vec!["/cg/web"]]),
+            (V2, "0::/a/b\n", Some(""), vec![vec!["/cg/a/web", "/cg/a/b/web"]]),
+            (V2, "0::/a/b\n", Some("/x"), vec![vec!["/cg/x"]]),
+        ] {
+            assert_eq!(candidates(mounts, own, path), expected, "{own:?} {path:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_may_not_climb() {
+        let hierarchies = Hierarchies::parse(V2, "0::/\n");
+        for path in ["..", "/a/../b", "a/..", "/", "."] {
+            let error = plan(&hierarchies, "web", Some(Path::new(path)), true).unwrap_err();
+            assert!(format!("{error:#}").starts_with("/linux/cgroupsPath "), "{error:#}");
+        }
+    }
+
+    #[test]
+    fn without_hierarchies_there_is_no_plan() {
+        assert_eq!(plan(&Hierarchies::default(), "web", None, true).unwrap(), None);
+    }
+}

@@ -1,0 +1,175 @@
+use std::process::{Child, Command};
+
+use nix::unistd::{geteuid, getpid};
+
+use super::*;
+
+/// The hierarchies of this machine; with `v2_only` as if version 1 were not mounted.
+fn hierarchies(v2_only: bool) -> Hierarchies {
+    let text = |path| fs::read_to_string(path).unwrap();
+    let mut found = Hierarchies::parse(&text("/proc/self/mountinfo"), &text("/proc/self/cgroup"));
+    if v2_only {
+        found.v1.clear();
+    }
+    found
+}
+
+fn limits(json: &str) -> Limits {
+    Limits::new(Some(&serde_json::from_str(json).unwrap())).unwrap()
+}
+
+fn plan_for(name: &str, v2_only: bool) -> Option<CgroupPlan> {
+    let id = format!("rrun-test-{name}-{}", getpid());
+    plan(&hierarchies(v2_only), &id, None, geteuid().is_root()).unwrap()
+}
+
+/// A cgroup of our own. Only root is sure to get one; others see what they are told instead.
+fn make(name: &str, v2_only: bool) -> Option<Cgroup> {
+    let made = plan_for(name, v2_only)?.create(&Limits::default()).unwrap();
+    assert!(made.is_some() || !geteuid().is_root());
+    made
+}
+
+fn sleeper() -> (Child, Pid) {
+    let child = Command::new("sleep").arg("1000").spawn().unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    (child, pid)
+}
+
+#[test]
+fn a_cgroup_holds_freezes_and_kills_its_processes() {
+    for v2_only in [false, true] {
+        let Some(cgroup) = make("life", v2_only) else { continue };
+        let (mut child, pid) = sleeper();
+        cgroup.enter(pid).unwrap();
+        assert_eq!(cgroup.pids().unwrap(), [pid], "{cgroup:?}");
+        let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let inside = own.lines().filter(|line| line.contains("rrun-test-life")).count();
+        assert_eq!(inside, cgroup.directories().count(), "{own}");
+
+        assert!(cgroup.has_freezer());
+        assert!(!cgroup.frozen().unwrap());
+        cgroup.freeze().unwrap();
+        assert!(cgroup.frozen().unwrap());
+        cgroup.thaw().unwrap();
+        assert!(!cgroup.frozen().unwrap());
+
+        cgroup.kill_all().unwrap();
+        child.wait().unwrap();
+        assert_eq!(cgroup.pids().unwrap(), []);
+        cgroup.remove().unwrap();
+        assert!(cgroup.directories().all(|directory| !directory.path.exists()));
+        cgroup.remove().unwrap();
+        assert_eq!(cgroup.pids().unwrap(), []);
+        cgroup.kill_all().unwrap();
+    }
+}
+
+#[test]
+fn without_the_kill_file_everything_is_frozen_and_killed() {
+    let Some(mut cgroup) = make("frozen", false) else { return };
+    let unified = cgroup.unified.take();
+    let freezes = cgroup.has_freezer();
+    if freezes {
+        let (mut child, pid) = sleeper();
+        cgroup.enter(pid).unwrap();
+        let killer = std::thread::spawn(move || child.wait().unwrap());
+        cgroup.kill_all().unwrap();
+        assert!(!killer.join().unwrap().success());
+    }
+    cgroup.unified = unified;
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn cgroups_that_the_container_made_are_seen_and_removed() {
+    let Some(cgroup) = make("nested", true) else { return };
+    let deeper = cgroup.unified_dir().unwrap().join("a/b");
+    fs::create_dir_all(&deeper).unwrap();
+    let (mut child, pid) = sleeper();
+    fs::write(deeper.join("cgroup.procs"), pid.to_string()).unwrap();
+    assert_eq!(cgroup.pids().unwrap(), [pid]);
+    cgroup.kill_all().unwrap();
+    child.wait().unwrap();
+    cgroup.remove().unwrap();
+    assert!(!deeper.exists());
+}
+
+#[test]
+fn a_cgroup_in_use_is_not_taken_over() {
+    let Some(cgroup) = make("taken", true) else { return };
+    let again = plan_for("taken", true).unwrap();
+    again.create(&Limits::default()).unwrap().unwrap();
+    let (mut child, pid) = sleeper();
+    cgroup.enter(pid).unwrap();
+    let error = format!("{:#}", again.create(&Limits::default()).unwrap_err());
+    assert!(error.contains("holds processes"), "{error}");
+    cgroup.kill_all().unwrap();
+    child.wait().unwrap();
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn state_survives_on_disk() {
+    let Some(cgroup) = make("state", false) else { return };
+    let text = serde_json::to_string(&cgroup).unwrap();
+    assert_eq!(serde_json::from_str::<Cgroup>(&text).unwrap(), cgroup);
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn limits_arrive_or_are_refused() {
+    let wanted = limits(
+        r#"{"pids": {"limit": 77}, "memory": {"limit": 67108864}, "cpu": {"shares": 512},
+            "devices": [{"allow": false, "access": "rwm"}]}"#,
+    );
+    let Some(plan) = plan_for("limits", false) else { return };
+    match plan.create(&wanted) {
+        Ok(Some(cgroup)) => {
+            cgroup.apply(&wanted).unwrap();
+            let pids = cgroup.dir_of("pids").unwrap().join("pids.max");
+            assert_eq!(fs::read_to_string(pids).unwrap().trim(), "77");
+            cgroup.remove().unwrap();
+        }
+        Ok(None) => unreachable!("limits need a cgroup"),
+        Err(error) => {
+            assert!(!geteuid().is_root(), "{error:#}");
+            assert!(format!("{error:#}").contains("controller"), "{error:#}");
+        }
+    }
+}
+
+#[test]
+fn device_rules_are_in_force() {
+    for v2_only in [false, true] {
+        let Some(cgroup) = make("devices", v2_only) else { continue };
+        let rules = limits(r#"{"devices": [{"allow": false, "access": "rwm"}]}"#);
+        cgroup.apply(&rules).unwrap();
+        if geteuid().is_root() {
+            // The child enters by itself and then may open null, but not mem.
+            let mut script = String::new();
+            for directory in cgroup.directories() {
+                script += &format!("echo 0 > {}/cgroup.procs; ", directory.path.display());
+            }
+            script += "mknod $1 c 1 1 && cat /dev/null && ! head -c 1 $1";
+            let node = std::env::temp_dir().join(format!("rrun-test-mem-{}", getpid()));
+            let ended = Command::new("sh").args(["-c", &script, "sh"]).arg(&node).output().unwrap();
+            fs::remove_file(&node).unwrap();
+            let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+            assert!(ended.status.success(), "{said}");
+            assert!(said.contains("not permitted"), "{said}");
+        }
+        cgroup.remove().unwrap();
+    }
+}
+
+#[test]
+fn a_limit_that_cannot_be_kept_names_the_controller() {
+    let Some(cgroup) = make("nowhere", true) else { return };
+    let controllers = cgroup.unified_dir().unwrap().parent().unwrap().join("cgroup.controllers");
+    if !fs::read_to_string(controllers).unwrap().contains("pids") {
+        let error = cgroup.apply(&limits(r#"{"pids": {"limit": 5}}"#)).unwrap_err().to_string();
+        assert!(error.starts_with("/linux/resources/pids: no pids controller"), "{error}");
+    }
+    cgroup.remove().unwrap();
+}

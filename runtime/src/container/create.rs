@@ -1,0 +1,325 @@
+//! Create: from a bundle to a container that waits for its start.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use jiff::Timestamp;
+use nix::sched::CloneFlags;
+use rrun_spec::oci::Spec;
+use rrun_spec::{Bundle, Problems};
+
+use crate::confine::capabilities::Available;
+use crate::confine::cgroup::{self, Cgroup, Hierarchies};
+use crate::console;
+use crate::container::processes::mount_namespace;
+use crate::container::{Cgroups, ContainerId, Runtime};
+use crate::host;
+use crate::plan::{self, Given, Plan, overlay};
+use crate::process::parent::{self, Made, Order, write_pid_file};
+use crate::process::{Site, StateOfHooks};
+use crate::rootfs::cgroup::CgroupView;
+use crate::store::containers::{Entry, ProcessIdentity, Record};
+use crate::store::layers::KeptLayer;
+use crate::userns::subid;
+
+/// The first descriptor after the standard three.
+const FIRST: u32 = 3;
+
+/// What the caller of `create` or `run` asks for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The container's name.
+    pub id: ContainerId,
+    /// The bundle's directory.
+    pub bundle: PathBuf,
+    /// The configuration, if it is not the bundle's `config.json`.
+    pub config: Option<PathBuf>,
+    /// Where to send the terminal's master side.
+    pub console_socket: Option<PathBuf>,
+    /// Where to write the number of the first process.
+    pub pid_file: Option<PathBuf>,
+    /// How many descriptors after the standard three the program gets.
+    pub preserve_fds: u32,
+    /// Whether to leave the old root without `pivot_root`.
+    pub no_pivot: bool,
+    /// Whether to stay in the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Layers of the root; they override annotations.
+    pub layers: overlay::Flags,
+    /// Whether nobody will be there to pass the terminal on.
+    pub detached: bool,
+}
+
+/// A container that was made and whose init waits for its last word.
+#[derive(Debug)]
+pub struct Created {
+    /// Its entry, locked.
+    pub entry: Entry,
+    /// What is known of it.
+    pub record: Record,
+    /// Its processes.
+    pub made: Made,
+    /// What hooks are told of it.
+    pub state: StateOfHooks,
+    /// The hooks of its configuration.
+    pub hooks: rrun_spec::oci::Hooks,
+}
+
+impl Runtime {
+    /// Creates a container, which then waits for `start`.
+    ///
+    /// # Errors
+    ///
+    /// What failed; nothing is left of the container then.
+    pub fn create(&self, request: &Request) -> anyhow::Result<()> {
+        let mut created = self.prepare(request)?;
+        created.made.leave_to_start()
+    }
+
+    /// Creates a container whose program waits for our last word.
+    ///
+    /// # Errors
+    ///
+    /// What failed; nothing is left of the container then.
+    pub fn prepare(&self, request: &Request) -> anyhow::Result<Created> {
+        let bundle = load(request)?;
+        let plan = self.plan(&bundle, request)?;
+        check_console(&plan, request)?;
+        plan.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        let entry = self.containers.reserve(&request.id)?;
+        let attempt = Attempt { entry: Some(entry), pid_file: None, cgroup: None };
+        self.make(&bundle, plan, request, attempt)
+    }
+
+    /// Decides everything.
+    fn plan(&self, bundle: &Bundle, request: &Request) -> anyhow::Result<Plan> {
+        let spec = &bundle.spec;
+        let annotations = spec.annotations().clone().unwrap_or_default();
+        let here = std::env::current_dir().context("look where we are")?;
+        let needs_user_namespace = self.host.needs_user_namespace();
+        let default_maps = plan::needs_default_maps(spec, needs_user_namespace)
+            .then(subid::rootless_maps)
+            .transpose()?;
+        let (default_maps, warning) = default_maps.unzip();
+        let mut plan = plan::plan(
+            spec,
+            Given {
+                bundle: &bundle.dir,
+                default_maps,
+                capabilities: Available::current()?,
+                needs_user_namespace,
+                overlay: overlay::plan(&annotations, &request.layers, &bundle.dir, &here)?,
+                no_pivot: request.no_pivot,
+                no_new_keyring: request.no_new_keyring,
+            },
+        )?;
+        plan.warnings.extend(warning.flatten());
+        self.give_writable_layer(&mut plan, &request.id)?;
+        check_root(&plan)?;
+        Ok(plan)
+    }
+
+    /// The kept layer for a layered root whose configuration names none.
+    fn give_writable_layer(&self, plan: &mut Plan, id: &ContainerId) -> anyhow::Result<()> {
+        let Some(layers) = &mut plan.root.overlay else { return Ok(()) };
+        if layers.upperdir.is_some() {
+            return Ok(());
+        }
+        let kept = KeptLayer::of(id, self.data_root()?);
+        kept.prepare(plan.maps.as_ref())?;
+        layers.upperdir = Some(kept.upperdir());
+        layers.workdir = Some(kept.workdir());
+        Ok(())
+    }
+
+    /// Where writable layers are kept.
+    ///
+    /// # Errors
+    ///
+    /// If the environment names no place.
+    pub fn data_root(&self) -> anyhow::Result<&Path> {
+        self.data_root
+            .as_deref()
+            .context("no place to keep the writable layer: set HOME, XDG_DATA_HOME or RRUN_DATA")
+    }
+
+    fn make(
+        &self,
+        bundle: &Bundle,
+        plan: Plan,
+        request: &Request,
+        mut attempt: Attempt,
+    ) -> anyhow::Result<Created> {
+        let state = state_of_hooks(bundle, &request.id);
+        let cgroups = self.cgroups(&bundle.spec, &plan, &request.id)?;
+        attempt.cgroup.clone_from(&cgroups.cgroup);
+        let entry = attempt.entry()?;
+        entry.write_config(&bundle.text)?;
+        let site = Site {
+            directory: entry.path(),
+            first_closed: FIRST + request.preserve_fds,
+            own_user_namespace: plan.namespaces.has(CloneFlags::CLONE_NEWUSER),
+            keyring: keyring(&request.id)?,
+            cgroups,
+            state: state.clone(),
+        };
+        let mut made = parent::make(&Order { plan: &plan, site: &site, entry })?;
+        hand_on_console(&mut made, request)?;
+        let record = self.record(bundle, &plan, &site, &made)?;
+        entry.write(&record)?;
+        if let Some(path) = &request.pid_file {
+            write_pid_file(path, made.init.pid)?;
+            attempt.pid_file = Some(path.clone());
+        }
+        Ok(Created { entry: attempt.succeed()?, record, made, state, hooks: plan.hooks })
+    }
+
+    /// Makes the container's cgroups and sets their limits.
+    fn cgroups(&self, spec: &Spec, plan: &Plan, id: &ContainerId) -> anyhow::Result<CgroupView> {
+        let hierarchies = Hierarchies::parse(
+            &fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?,
+            &fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?,
+        );
+        let own_namespace = plan.namespaces.has(CloneFlags::CLONE_NEWCGROUP);
+        let wanted = match self.cgroups {
+            Cgroups::Disabled => None,
+            Cgroups::Cgroupfs => {
+                let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+                cgroup::plan(&hierarchies, id.as_str(), path, !self.tolerate_cgroups)?
+            }
+        };
+        let cgroup =
+            wanted.map(|plan_of_it| plan_of_it.create(&plan.limits)).transpose()?.flatten();
+        if let Some(Err(error)) = cgroup.as_ref().map(|cgroup| cgroup.apply(&plan.limits)) {
+            undo_cgroup(cgroup.as_ref());
+            return Err(error);
+        }
+        Ok(CgroupView { hierarchies, cgroup, own_namespace })
+    }
+
+    fn record(
+        &self,
+        bundle: &Bundle,
+        plan: &Plan,
+        site: &Site<'_>,
+        made: &Made,
+    ) -> anyhow::Result<Record> {
+        Ok(Record {
+            id: site.state.id.clone(),
+            init: ProcessIdentity::of(made.init.pid)?,
+            boot_id: host::boot_id(),
+            bundle: bundle.dir.clone(),
+            rootfs: plan.root.path.clone(),
+            created: Timestamp::now().to_string(),
+            owner: self.host.uid.as_raw(),
+            annotations: bundle.spec.annotations().clone().unwrap_or_default(),
+            cgroup: site.cgroups.cgroup.clone(),
+            server: made.server.map(ProcessIdentity::of).transpose()?,
+            own_user_namespace: site.own_user_namespace,
+            own_pid_namespace: plan.namespaces.makes(CloneFlags::CLONE_NEWPID),
+            mount_namespace: mount_namespace(made.init.pid),
+        })
+    }
+}
+
+/// A creation under way. Dropping it removes what was made in the store.
+struct Attempt {
+    entry: Option<Entry>,
+    pid_file: Option<PathBuf>,
+    cgroup: Option<Cgroup>,
+}
+
+impl Attempt {
+    fn entry(&self) -> anyhow::Result<&Entry> {
+        self.entry.as_ref().context("the container's directory")
+    }
+
+    /// Keeps everything.
+    fn succeed(mut self) -> anyhow::Result<Entry> {
+        self.pid_file = None;
+        self.cgroup = None;
+        self.entry.take().context("the container's directory")
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(path) = self.pid_file.take() {
+            let _gone_already = fs::remove_file(path);
+        }
+        undo_cgroup(self.cgroup.as_ref());
+        if let Some(Err(error)) = self.entry.take().map(Entry::remove) {
+            log::warn!("{error:#}");
+        }
+    }
+}
+
+fn load(request: &Request) -> anyhow::Result<Bundle> {
+    let bundle = match &request.config {
+        None => rrun_spec::load_bundle(&request.bundle)?,
+        Some(config) => rrun_spec::load_bundle_with(&request.bundle, config)?,
+    };
+    rrun_spec::check(&bundle.spec)?;
+    let unsupported = rrun_spec::unsupported(&bundle.spec);
+    ensure!(unsupported.is_empty(), "{}", Problems::from(unsupported));
+    Ok(bundle)
+}
+
+fn check_console(plan: &Plan, request: &Request) -> anyhow::Result<()> {
+    match (plan.program.terminal, &request.console_socket) {
+        (true, None) if request.detached => bail!(
+            "cannot allocate tty if rrun will detach without setting console socket: \
+             give --console-socket, or set process.terminal to false"
+        ),
+        (false, Some(_)) => bail!(
+            "cannot use console socket if rrun will not detach or allocate tty: \
+             set process.terminal to true, or leave out --console-socket"
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn check_root(plan: &Plan) -> anyhow::Result<()> {
+    if plan.root.overlay.is_some() {
+        return Ok(());
+    }
+    let path = &plan.root.path;
+    let found =
+        fs::metadata(path).map_err(|error| anyhow!("/root/path: {}: {error}", path.display()))?;
+    ensure!(found.is_dir(), "/root/path: {} is not a directory", path.display());
+    Ok(())
+}
+
+fn undo_cgroup(cgroup: Option<&Cgroup>) {
+    if let Some(Err(error)) = cgroup.map(|cgroup| cgroup.kill_all().and_then(|()| cgroup.remove()))
+    {
+        log::warn!("{error:#}");
+    }
+}
+
+fn state_of_hooks(bundle: &Bundle, id: &ContainerId) -> StateOfHooks {
+    StateOfHooks {
+        version: bundle.spec.version().clone(),
+        id: id.clone(),
+        bundle: bundle.dir.clone(),
+        annotations: bundle.spec.annotations().clone().unwrap_or_default(),
+    }
+}
+
+/// The name of the session keyring of `id`, as runc calls it.
+///
+/// # Errors
+///
+/// Never: a container's name holds no NUL.
+pub fn keyring(id: &ContainerId) -> anyhow::Result<CString> {
+    Ok(CString::new(format!("_ses.{id}"))?)
+}
+
+fn hand_on_console(made: &mut Made, request: &Request) -> anyhow::Result<()> {
+    let Some(socket) = &request.console_socket else { return Ok(()) };
+    let master: OwnedFd = made.console.take().context("the container sent no terminal")?;
+    console::send_master(socket, &master)
+}

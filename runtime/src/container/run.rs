@@ -1,0 +1,94 @@
+//! Run and exec in the foreground: a program from its start to its exit code.
+
+use nix::sys::prctl;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+
+use crate::console::Foreground;
+use crate::container::create::{Created, Request};
+use crate::container::start::forget_socket;
+use crate::container::{ContainerId, Runtime, exec};
+use crate::store::containers::Record;
+
+/// What `run` does besides creating and starting.
+#[derive(Debug, Clone, Copy)]
+pub struct After {
+    /// End as soon as the program runs.
+    pub detach: bool,
+    /// Leave the stopped container.
+    pub keep: bool,
+    /// Adopt processes of the container that lose their parent.
+    pub subreaper: bool,
+}
+
+impl Runtime {
+    /// Creates and starts a container; in the foreground, waits for its program, deletes the
+    /// container and returns the exit code: that of the program, or 128 and the signal's number.
+    ///
+    /// # Errors
+    ///
+    /// What failed; nothing is left of the container then.
+    pub fn run(&self, request: &Request, after: After) -> anyhow::Result<u8> {
+        if after.detach {
+            self.create_and_start(request)?;
+            return Ok(0);
+        }
+        prctl::set_child_subreaper(after.subreaper)?;
+        // From here on signals wait, until there is a program to pass them on to.
+        let foreground = Foreground::begin()?;
+        let mut created = self.create_and_start(request)?;
+        let (init, console) = (created.made.init.pid, created.made.console.take());
+        drop(created.entry);
+        let code = foreground.wait(&created.made.init, console);
+        if let Some(server) = created.made.server {
+            // Should it still run, the deletion waits for it.
+            let _reaped_by_the_caller = waitpid(server, Some(WaitPidFlag::WNOHANG));
+        }
+        log::debug!("process {init} has ended");
+        if !after.keep {
+            self.delete_after_run(&created.record)?;
+        }
+        code
+    }
+
+    fn create_and_start(&self, request: &Request) -> anyhow::Result<Created> {
+        let mut created = self.prepare(request)?;
+        let started = created.made.start().and_then(|()| forget_socket(&created.entry));
+        let started = started.and_then(|()| self.poststart(&created.record, &created.hooks));
+        if let Err(error) = started {
+            let Created { entry, record, made, .. } = created;
+            drop(made);
+            self.end(&record)?;
+            self.clean(entry, &record)?;
+            return Err(error);
+        }
+        Ok(created)
+    }
+
+    /// Deletes what has stopped, unless somebody else did so meanwhile.
+    fn delete_after_run(&self, record: &Record) -> anyhow::Result<()> {
+        let Ok(entry) = self.containers.lock(&record.id) else { return Ok(()) };
+        match entry.read()? {
+            Some(now) if now.init == record.init => {
+                self.end(record)?;
+                self.clean(entry, record)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs a program in `id`; in the foreground, waits for it and returns its exit code.
+    ///
+    /// # Errors
+    ///
+    /// If the container does not run, or the program cannot.
+    pub fn exec_and_wait(&self, id: &ContainerId, request: &exec::Request) -> anyhow::Result<u8> {
+        if request.detach {
+            let _runs_on = self.exec(id, request)?;
+            return Ok(0);
+        }
+        let foreground = Foreground::begin()?;
+        let mut made = self.exec(id, request)?;
+        let console = made.console.take();
+        foreground.wait(&made.child, console)
+    }
+}

@@ -1,0 +1,164 @@
+//! A further process in a container that exists: what `exec` makes.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow, bail};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sched::CloneFlags;
+use nix::sys::prctl;
+use nix::sys::stat::Mode;
+use nix::sys::wait::waitpid;
+use nix::unistd::setsid;
+
+use crate::confine::cgroup::Cgroup;
+use crate::console;
+use crate::plan::identity::Program;
+use crate::process::channel::{Channel, Gone, pair};
+use crate::process::enter;
+use crate::process::init::{become_root, expect, set_oom_score};
+use crate::process::parent::usher;
+use crate::process::protocol::{ToInit, ToParent};
+use crate::sys::process::{
+    Child, Clone, close_all_but, join_namespaces, join_session_keyring, pidfd_signal, reset_signals,
+};
+
+/// The process to be made.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// What it becomes.
+    pub program: &'a Program,
+    /// The container's first process.
+    pub init: BorrowedFd<'a>,
+    /// The container's namespaces that are not ours.
+    pub namespaces: CloneFlags,
+    /// The container's cgroups.
+    pub cgroup: Option<&'a Cgroup>,
+    /// The name of the container's session keyring.
+    pub keyring: CString,
+    /// The first descriptor that the program does not get.
+    pub first_closed: u32,
+}
+
+/// A process that waits for its last word. Dropping it kills it.
+#[derive(Debug)]
+#[must_use = "dropping it kills the process"]
+pub struct Made {
+    /// The process, a child of ours.
+    pub child: Child,
+    /// The master side of its terminal.
+    pub console: Option<OwnedFd>,
+    channel: Channel<ToInit, ToParent>,
+    keep: bool,
+}
+
+/// Makes the process, up to where it waits for its last word.
+///
+/// # Errors
+///
+/// What failed, here or inside.
+pub fn make(order: &Order<'_>) -> anyhow::Result<Made> {
+    let (channel, to_parent) = pair()?;
+    let how = Clone { sibling: true, ..Clone::default() };
+    let enter =
+        || join_namespaces(order.init, order.namespaces).context("join the container's namespaces");
+    let child = usher(enter, how, || run(order, &to_parent))?;
+    drop(to_parent);
+    let mut made = Made { child, console: None, channel, keep: false };
+    if let Some(cgroup) = order.cgroup {
+        cgroup.enter(made.child.pid)?;
+    }
+    made.channel.send(&ToInit::Go)?;
+    made.converse()?;
+    Ok(made)
+}
+
+impl Made {
+    fn converse(&mut self) -> anyhow::Result<()> {
+        loop {
+            match self.channel.receive_with() {
+                Err(error) if error.is::<Gone>() => bail!("the process ended without a word"),
+                Err(error) => return Err(error),
+                Ok((ToParent::Ready, _)) => return Ok(()),
+                Ok((ToParent::Console, master)) => self.console = master,
+                Ok((ToParent::Failed { chain }, _)) => return Err(anyhow!(chain)),
+                Ok((ToParent::Warning { text }, _)) => log::warn!("{text}"),
+                Ok((ToParent::RunHooks, _)) => bail!("exec has no hooks"),
+            }
+        }
+    }
+
+    /// Lets it become its program.
+    ///
+    /// # Errors
+    ///
+    /// What it says if it cannot.
+    pub fn start(&mut self) -> anyhow::Result<()> {
+        self.channel.send(&ToInit::Start)?;
+        match self.channel.receive() {
+            Err(error) if error.is::<Gone>() => {
+                self.keep = true;
+                Ok(())
+            }
+            Err(error) => Err(error),
+            Ok(ToParent::Failed { chain }) => Err(anyhow!(chain)),
+            Ok(other) => Err(anyhow!("not expected any more: {other:?}")),
+        }
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if !self.keep {
+            let _ended_already = pidfd_signal(self.child.pidfd.as_fd(), libc::SIGKILL);
+            let _reaped_already = waitpid(self.child.pid, None);
+        }
+    }
+}
+
+fn run(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> u8 {
+    let Err(error) = set_up(order, parent);
+    if !error.is::<Gone>() {
+        let _nobody_is_left_to_tell =
+            parent.send(&ToParent::Failed { chain: format!("{error:#}") });
+    }
+    1
+}
+
+fn set_up(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> anyhow::Result<Infallible> {
+    prctl::set_dumpable(false).context("become undumpable")?;
+    close_all_but(order.first_closed, &[parent.as_fd()]).context("close descriptors")?;
+    reset_signals().context("reset the signals")?;
+    expect(parent, &ToInit::Go)?;
+    if order.namespaces.contains(CloneFlags::CLONE_NEWUSER) {
+        become_root()?;
+    }
+    setsid().context("start a session")?;
+    if let Some(value) = order.program.oom_score_adj {
+        set_oom_score(value)?;
+    }
+    match join_session_keyring(&order.keyring) {
+        // None in this kernel, or the container has none of its own.
+        Err(Errno::ENOSYS | Errno::EACCES | Errno::EDQUOT) => {}
+        result => result.context("join the container's session keyring")?,
+    }
+    if order.program.terminal {
+        terminal(order, parent)?;
+    }
+    let ready = enter::prepare(order.program)?;
+    parent.send(&ToParent::Ready)?;
+    expect(parent, &ToInit::Start)?;
+    Err(ready.become_program(order.first_closed))
+}
+
+fn terminal(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> anyhow::Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = open(Path::new("/dev/pts"), flags, Mode::empty()).context("open /dev/pts")?;
+    let pty = console::open(directory.as_fd(), order.program.console_size)
+        .context("open a terminal in /dev/pts")?;
+    parent.send_with(&ToParent::Console, pty.master.as_fd())?;
+    console::take(&pty.peer).context("take the terminal")
+}

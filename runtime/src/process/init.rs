@@ -1,0 +1,284 @@
+//! Init: the container's first process, from `clone3` to its program.
+
+use std::convert::Infallible;
+use std::fs;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow, bail};
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::socket::{SockFlag, accept4};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, getpid, sethostname, setresgid, setresuid, setsid};
+
+use crate::console;
+use crate::container::Status;
+use crate::hooks;
+use crate::plan::Plan;
+use crate::process::Site;
+use crate::process::channel::{Channel, Gone};
+use crate::process::enter;
+use crate::process::protocol::{FromServer, ToInit, ToParent, ToServer};
+use crate::rootfs::{self, Materials, paths::Root};
+use crate::sys::process::{close_all_but, join_session_keyring, reset_signals};
+
+/// Init's ends of its conversations.
+#[derive(Debug)]
+pub struct Ends {
+    /// With `create` or `run`.
+    pub parent: Channel<ToParent, ToInit>,
+    /// With the server of a layered root.
+    pub server: Option<Channel<ToServer, FromServer>>,
+    /// Where `start` connects.
+    pub listener: OwnedFd,
+}
+
+/// Runs as init; returns, with an exit code, only if it could not become its program.
+pub fn run(plan: &Plan, site: &Site<'_>, ends: Ends) -> u8 {
+    let Ends { parent, server, listener } = ends;
+    let Err(error) = set_up(plan, site, &parent, server, &listener);
+    if !error.is::<Gone>() {
+        let _nobody_is_left_to_tell =
+            parent.send(&ToParent::Failed { chain: format!("{error:#}") });
+    }
+    1
+}
+
+fn set_up(
+    plan: &Plan,
+    site: &Site<'_>,
+    parent: &Channel<ToParent, ToInit>,
+    server: Option<Channel<ToServer, FromServer>>,
+    listener: &OwnedFd,
+) -> anyhow::Result<Infallible> {
+    isolate(site, parent, server.as_ref(), listener)?;
+    expect(parent, &ToInit::Go)?;
+    take_namespaces(plan, site)?;
+    let root = rootfs::build(
+        &plan.root,
+        Materials {
+            server,
+            spare_place: site.directory,
+            may_make_devices: !site.own_user_namespace,
+            cgroups: &site.cgroups,
+        },
+    )?;
+    run_hooks(plan, site, parent)?;
+    let terminal = terminal(plan, &root, parent)?;
+    rootfs::close(&root, &plan.root)?;
+    write_sysctl(plan)?;
+    rootfs::enter(&root, &plan.root)?;
+    drop(root);
+    if let Some(terminal) = terminal {
+        console::take(&terminal).context("take the terminal")?;
+    }
+    wait_and_become(plan, site, parent, listener)
+}
+
+/// Lets go of everything of the caller's that the container must not have.
+fn isolate(
+    site: &Site<'_>,
+    parent: &Channel<ToParent, ToInit>,
+    server: Option<&Channel<ToServer, FromServer>>,
+    listener: &OwnedFd,
+) -> anyhow::Result<()> {
+    let mut keep = vec![parent.as_fd(), listener.as_fd()];
+    keep.extend(server.map(Channel::as_fd));
+    close_all_but(site.first_closed, &keep).context("close the caller's descriptors")?;
+    reset_signals().context("reset the signals")?;
+    setsid().context("start a session")?;
+    umask(Mode::from_bits_truncate(0o022));
+    Ok(())
+}
+
+fn take_namespaces(plan: &Plan, site: &Site<'_>) -> anyhow::Result<()> {
+    if let Some(value) = plan.program.oom_score_adj {
+        set_oom_score(value)?;
+    }
+    if site.own_user_namespace {
+        become_root()?;
+    }
+    // Nobody inside may look into this process before it is the program.
+    prctl::set_dumpable(false).context("become undumpable")?;
+    if plan.new_keyring {
+        join_keyring(site)?;
+    }
+    if plan.namespaces.makes(CloneFlags::CLONE_NEWCGROUP) {
+        unshare(CloneFlags::CLONE_NEWCGROUP).context("make a cgroup namespace")?;
+    }
+    if let Some(name) = &plan.hostname {
+        sethostname(name).with_context(|| format!("set the host name {name}"))?;
+    }
+    if let Some(name) = &plan.domainname {
+        crate::sys::process::set_domain_name(name)
+            .with_context(|| format!("set the domain name {name}"))?;
+    }
+    Ok(())
+}
+
+/// Becomes root of the user namespace, as far as it has a root.
+///
+/// # Errors
+///
+/// Those of `setresuid(2)`, but not that ID 0 is mapped to nothing.
+pub fn become_root() -> anyhow::Result<()> {
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    for result in [setresgid(gid, gid, gid), setresuid(uid, uid, uid)] {
+        match result {
+            Err(Errno::EINVAL) => {}
+            result => result.context("become root of the user namespace")?,
+        }
+    }
+    Ok(())
+}
+
+/// Sets how soon this process is killed when memory runs out (proc_pid_oom_score_adj(5)).
+///
+/// # Errors
+///
+/// `EACCES` for less than the caller has, without `CAP_SYS_RESOURCE`.
+pub fn set_oom_score(value: i32) -> anyhow::Result<()> {
+    let path = "/proc/self/oom_score_adj";
+    let written = fs::write(path, value.to_string());
+    let Err(error) = written else { return Ok(()) };
+    let same = fs::read_to_string(path).is_ok_and(|now| now.trim() == value.to_string());
+    if same {
+        return Ok(());
+    }
+    Err(error).with_context(|| format!("/process/oomScoreAdj: set {value}"))
+}
+
+/// Joins the session keyring of the container; kernels without key retention have none.
+///
+/// # Errors
+///
+/// Those of `keyctl(2)`.
+pub fn join_keyring(site: &Site<'_>) -> anyhow::Result<()> {
+    match join_session_keyring(&site.keyring) {
+        Err(Errno::ENOSYS) => Ok(()),
+        result => result.context("join the session keyring (--no-new-keyring leaves it out)"),
+    }
+}
+
+fn run_hooks(
+    plan: &Plan,
+    site: &Site<'_>,
+    parent: &Channel<ToParent, ToInit>,
+) -> anyhow::Result<()> {
+    if has_runtime_hooks(&plan.hooks) {
+        parent.send(&ToParent::RunHooks)?;
+        expect(parent, &ToInit::HooksDone)?;
+    }
+    match plan.hooks.create_container().as_deref() {
+        None | Some([]) => Ok(()),
+        Some(list) => {
+            let state = site.state.json(Status::Creating, getpid())?;
+            hooks::run(list, "createContainer", &state)
+        }
+    }
+}
+
+/// Whether the parent has hooks to run in the runtime's namespaces.
+#[must_use]
+#[expect(deprecated, reason = "prestart hooks are what dockerd uses")]
+pub fn has_runtime_hooks(hooks: &rrun_spec::oci::Hooks) -> bool {
+    [hooks.prestart(), hooks.create_runtime()]
+        .into_iter()
+        .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
+}
+
+/// Opens a terminal in the container, shows it as `/dev/console`, and gives its master to the
+/// parent.
+fn terminal(
+    plan: &Plan,
+    root: &Root,
+    parent: &Channel<ToParent, ToInit>,
+) -> anyhow::Result<Option<OwnedFd>> {
+    if !plan.program.terminal {
+        return Ok(None);
+    }
+    let directory = root.open(Path::new("/dev/pts")).context("open /dev/pts")?;
+    let pty = console::open(directory.as_fd(), plan.program.console_size)
+        .context("open a terminal in /dev/pts")?;
+    let device = crate::sys::mount::clone_tree(pty.peer.as_fd(), "", false)
+        .context("bind the terminal to /dev/console")?;
+    let place = root.make_file(Path::new("/dev/console"))?;
+    crate::sys::mount::attach(device.as_fd(), place.as_fd())
+        .context("bind the terminal to /dev/console")?;
+    parent.send_with(&ToParent::Console, pty.master.as_fd())?;
+    Ok(Some(pty.peer))
+}
+
+/// Writes kernel parameters through the host's own procfs: what is mounted inside may be a fake.
+fn write_sysctl(plan: &Plan) -> anyhow::Result<()> {
+    for (path, value) in &plan.sysctl {
+        let path = Path::new("/proc/sys").join(path);
+        fs::write(&path, value)
+            .with_context(|| format!("/linux/sysctl: write {value:?} to {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn wait_and_become(
+    plan: &Plan,
+    site: &Site<'_>,
+    parent: &Channel<ToParent, ToInit>,
+    listener: &OwnedFd,
+) -> anyhow::Result<Infallible> {
+    let ready = enter::prepare(&plan.program)?;
+    parent.send(&ToParent::Ready)?;
+    let become_program = || -> anyhow::Error {
+        match start_hooks(plan, site) {
+            Ok(()) => ready.become_program(site.first_closed),
+            Err(error) => error,
+        }
+    };
+    match parent.receive()? {
+        ToInit::Start => Err(become_program()),
+        ToInit::Await => {
+            let starter = await_start(listener.as_fd())?;
+            let error = become_program();
+            starter.send(&ToParent::Failed { chain: format!("{error:#}") })?;
+            bail!(Gone)
+        }
+        other => Err(anyhow!("expected Start or Await, not {other:?}")),
+    }
+}
+
+fn start_hooks(plan: &Plan, site: &Site<'_>) -> anyhow::Result<()> {
+    match plan.hooks.start_container().as_deref() {
+        None | Some([]) => Ok(()),
+        Some(list) => {
+            hooks::run(list, "startContainer", &site.state.json(Status::Created, getpid())?)
+        }
+    }
+}
+
+/// Waits until somebody connects and says that the program is to start.
+fn await_start(listener: BorrowedFd<'_>) -> anyhow::Result<Channel<ToParent, ToInit>> {
+    loop {
+        let connection = match accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            Err(Errno::EINTR | Errno::ECONNABORTED) => continue,
+            result => crate::sys::process::received(result.context("wait for start")?),
+        };
+        let starter = Channel::over(connection);
+        if matches!(starter.receive(), Ok(ToInit::Start)) {
+            return Ok(starter);
+        }
+    }
+}
+
+/// Waits for exactly this message.
+///
+/// # Errors
+///
+/// [`Gone`] if the parent ended.
+pub fn expect(parent: &Channel<ToParent, ToInit>, expected: &ToInit) -> anyhow::Result<()> {
+    let message = parent.receive()?;
+    if message == *expected {
+        return Ok(());
+    }
+    bail!("expected {expected:?}, not {message:?}")
+}

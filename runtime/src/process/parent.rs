@@ -1,0 +1,292 @@
+//! The command's side of making a container: everything that init cannot do for itself.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rrun_spec::oci::Hook;
+
+use crate::container::Status;
+use crate::hooks;
+use crate::namespaces::{self, Opened};
+use crate::plan::Plan;
+use crate::process::channel::{Channel, Gone, pair};
+use crate::process::init::{self, Ends};
+use crate::process::protocol::{FromServer, ToInit, ToParent, ToServer};
+use crate::process::{Site, server};
+use crate::store::containers::{Entry, START_SOCKET};
+use crate::sys::process::{Child, Clone, clone, fork, pidfd_open, pidfd_signal};
+use crate::userns::write::{explain_userns_refusal, write_maps};
+
+/// What is to be made, and for whom.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// Everything that was decided.
+    pub plan: &'a Plan,
+    /// Where and for which container.
+    pub site: &'a Site<'a>,
+    /// The container's directory.
+    pub entry: &'a Entry,
+}
+
+/// A container whose init waits for its last word. Dropping it undoes everything.
+#[derive(Debug)]
+#[must_use = "dropping it kills the container"]
+pub struct Made {
+    /// Init, a child of ours.
+    pub init: Child,
+    /// The server of a layered root, a child of ours.
+    pub server: Option<Pid>,
+    /// The master side of its terminal.
+    pub console: Option<OwnedFd>,
+    channel: Channel<ToInit, ToParent>,
+    keep: bool,
+}
+
+/// Makes the container, up to where init waits for its last word.
+///
+/// # Errors
+///
+/// What failed, here or in init; nothing is left of the container then.
+pub fn make(order: &Order<'_>) -> anyhow::Result<Made> {
+    let (channel, to_parent) = pair()?;
+    let layered = order.plan.root.overlay.as_ref();
+    let (to_server, to_init) = layered.map(|_| pair()).transpose()?.unzip();
+    let listener = listen_for_start(order.entry)?;
+    let init = spawn(order, Ends { parent: to_parent, server: to_server, listener })?;
+    let mut made = Made { init, server: None, console: None, channel, keep: false };
+    made.equip(order, to_init)?;
+    made.channel.send(&ToInit::Go).or_else(|error| made.explain(error))?;
+    made.converse(order)?;
+    Ok(made)
+}
+
+/// The socket on which init will wait for `start`.
+fn listen_for_start(entry: &Entry) -> anyhow::Result<OwnedFd> {
+    let make = || -> nix::Result<OwnedFd> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        bind(socket.as_raw_fd(), &start_address(entry)?)?;
+        listen(&socket, Backlog::new(1)?)?;
+        Ok(socket)
+    };
+    let socket = make().with_context(|| format!("make a socket in {}", entry.path().display()))?;
+    let permissions = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(entry.path().join(START_SOCKET), permissions)?;
+    Ok(socket)
+}
+
+/// The socket's name through the directory's descriptor: a whole path may be too long for one.
+fn start_address(entry: &Entry) -> nix::Result<UnixAddr> {
+    let directory = entry.directory().as_raw_fd();
+    UnixAddr::new(format!("/proc/self/fd/{directory}/{START_SOCKET}").as_str())
+}
+
+/// Lets the program of a created container run.
+///
+/// # Errors
+///
+/// What init says, in runc's words for a program that cannot be executed.
+pub fn release(entry: &Entry) -> anyhow::Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    connect(socket.as_raw_fd(), &start_address(entry)?)
+        .context("reach the container's first process")?;
+    let channel: Channel<ToInit, ToParent> = Channel::over(socket);
+    channel.send(&ToInit::Start)?;
+    await_exec(&channel)
+}
+
+/// Waits until the other side has become its program, which closes the channel.
+fn await_exec(channel: &Channel<ToInit, ToParent>) -> anyhow::Result<()> {
+    loop {
+        match channel.receive() {
+            Err(error) if error.is::<Gone>() => return Ok(()),
+            Err(error) => return Err(error),
+            Ok(ToParent::Failed { chain }) => return Err(anyhow!(chain)),
+            Ok(ToParent::Warning { text }) => log::warn!("{text}"),
+            Ok(other) => log::debug!("not expected any more: {other:?}"),
+        }
+    }
+}
+
+/// Makes init, by way of an usher if there are namespaces to join.
+fn spawn(order: &Order<'_>, ends: Ends) -> anyhow::Result<Child> {
+    let joined = namespaces::open(&order.plan.namespaces.join)?;
+    let new = Clone { namespaces: order.plan.namespaces.at_clone(), ..Clone::default() };
+    if joined.is_empty() {
+        return clone(new, || init::run(order.plan, order.site, ends)).map_err(explain_clone);
+    }
+    let how = Clone { sibling: true, ..new };
+    by_usher(&joined, how, || init::run(order.plan, order.site, ends))
+}
+
+fn explain_clone(errno: Errno) -> anyhow::Error {
+    anyhow!(explain_userns_refusal(errno)).context("make the namespaces")
+}
+
+/// What the usher says before it ends.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+enum FromUsher {
+    Made { pid: i32 },
+    Failed { chain: String },
+}
+
+/// Runs `body` in a child of ours that is made by a process in the namespaces `joined`.
+///
+/// # Errors
+///
+/// Why a namespace could not be joined or made.
+pub fn by_usher(
+    joined: &[Opened],
+    how: Clone<'_>,
+    body: impl FnOnce() -> u8,
+) -> anyhow::Result<Child> {
+    usher(|| namespaces::join(joined), how, body)
+}
+
+/// Runs `body` in a child of ours that is made by a process which has done `enter`.
+///
+/// # Errors
+///
+/// Why `enter` or making the child failed.
+pub fn usher(
+    enter: impl FnOnce() -> anyhow::Result<()>,
+    how: Clone<'_>,
+    body: impl FnOnce() -> u8,
+) -> anyhow::Result<Child> {
+    let (here, there) = pair::<(), FromUsher>()?;
+    let usher = fork(|| {
+        let made = enter().and_then(|()| clone(how, body).map_err(explain_clone));
+        let message = match &made {
+            Ok(child) => FromUsher::Made { pid: child.pid.as_raw() },
+            Err(error) => FromUsher::Failed { chain: format!("{error:#}") },
+        };
+        there.send(&message).is_err().into()
+    })
+    .context("fork")?;
+    drop(there);
+    let message = here.receive();
+    waitpid(usher, None).context("wait for the process that joined the namespaces")?;
+    match message? {
+        FromUsher::Failed { chain } => Err(anyhow!(chain)),
+        FromUsher::Made { pid } => {
+            let pid = Pid::from_raw(pid);
+            Ok(Child { pid, pidfd: pidfd_open(pid).context("find the new process")? })
+        }
+    }
+}
+
+impl Made {
+    /// Does for init what only we can do: its ID maps, its cgroups, its root's server.
+    fn equip(
+        &mut self,
+        order: &Order<'_>,
+        to_init: Option<Channel<FromServer, ToServer>>,
+    ) -> anyhow::Result<()> {
+        if let Some(maps) = &order.plan.maps {
+            write_maps(self.init.pid, maps)?;
+        }
+        if let Some(cgroup) = &order.site.cgroups.cgroup {
+            cgroup.enter(self.init.pid)?;
+        }
+        if let (Some(layers), Some(to_init)) = (&order.plan.root.overlay, to_init) {
+            let namespace = order.site.own_user_namespace.then(|| self.init.pidfd.as_fd());
+            self.server = Some(server::spawn(layers, namespace, to_init)?);
+        }
+        Ok(())
+    }
+
+    fn converse(&mut self, order: &Order<'_>) -> anyhow::Result<()> {
+        loop {
+            match self.channel.receive_with() {
+                Err(error) => return self.explain(error),
+                Ok((ToParent::Ready, _)) => return Ok(()),
+                Ok((ToParent::Failed { chain }, _)) => return Err(anyhow!(chain)),
+                Ok((ToParent::Warning { text }, _)) => log::warn!("{text}"),
+                Ok((ToParent::Console, master)) => self.console = master,
+                Ok((ToParent::RunHooks, _)) => {
+                    run_hooks(order, self.init.pid)?;
+                    self.channel.send(&ToInit::HooksDone)?;
+                }
+            }
+        }
+    }
+
+    /// What became of an init that went without a word.
+    fn explain(&self, error: anyhow::Error) -> anyhow::Result<()> {
+        if !error.is::<Gone>() {
+            return Err(error);
+        }
+        match waitpid(self.init.pid, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                Err(anyhow!("the container's first process was killed by {signal}"))
+            }
+            _ => Err(anyhow!("the container's first process ended without a word")),
+        }
+    }
+
+    /// Keeps the container: init will wait for `start`, and we may end.
+    ///
+    /// # Errors
+    ///
+    /// If init has ended.
+    pub fn leave_to_start(&mut self) -> anyhow::Result<()> {
+        self.channel.send(&ToInit::Await)?;
+        self.keep = true;
+        Ok(())
+    }
+
+    /// Lets the program run at once.
+    ///
+    /// # Errors
+    ///
+    /// What init says if it cannot become its program.
+    pub fn start(&mut self) -> anyhow::Result<()> {
+        self.channel.send(&ToInit::Start)?;
+        await_exec(&self.channel)?;
+        self.keep = true;
+        Ok(())
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        let _ended_already = pidfd_signal(self.init.pidfd.as_fd(), libc::SIGKILL);
+        let _reaped_already = waitpid(self.init.pid, None);
+        if let Some(server) = self.server {
+            let _ended_already = nix::sys::signal::kill(server, nix::sys::signal::SIGKILL);
+            let _reaped_already = waitpid(server, None);
+        }
+    }
+}
+
+#[expect(deprecated, reason = "prestart hooks are what dockerd uses")]
+fn run_hooks(order: &Order<'_>, init: Pid) -> anyhow::Result<()> {
+    let state = order.site.state.json(Status::Creating, init)?;
+    let all = &order.plan.hooks;
+    let run = |list: &Option<Vec<Hook>>, kind| {
+        hooks::run(list.as_deref().unwrap_or_default(), kind, &state)
+    };
+    run(all.prestart(), "prestart")?;
+    run(all.create_runtime(), "createRuntime")
+}
+
+/// Writes the number of a process where an engine waits for it: digits and nothing else.
+///
+/// # Errors
+///
+/// Those of writing a file.
+pub fn write_pid_file(path: &Path, pid: Pid) -> anyhow::Result<()> {
+    crate::store::replace(path, pid.to_string().as_bytes())
+}

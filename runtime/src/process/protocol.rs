@@ -1,0 +1,79 @@
+//! Who says what to whom while a container is made.
+//!
+//! ```text
+//! init                           parent (create or run)
+//!                      <-----    Go                    its IDs are mapped, it is in its cgroup
+//! RunHooks             ----->    prestart and createRuntime hooks   (only if there are any)
+//!                      <-----    HooksDone
+//! Console + descriptor ----->    hands the terminal on              (only with a terminal)
+//! Warning { .. }       ----->    logs it                            (any number, at any time)
+//! Ready                ----->    stores the container as created
+//!                      <-----    Start, or Await: `start` comes over the socket instead
+//! (closed by exec)               the program runs
+//! Failed { chain }     ----->    undoes everything, prints the chain; ends the conversation
+//!
+//! init                           start
+//!                      <-----    Start
+//! (closed by exec)               the program runs
+//! Failed { chain }     ----->    prints the chain
+//!
+//! overlay server                 init
+//! Device + descriptor  ----->    mounts it in its own mount namespace
+//!                      <-----    Mounted               now requests can be answered
+//! Failed { chain }     ----->    passes it on to the parent
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+/// From init, and from a process that `exec` made.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToParent {
+    /// The namespaces are there, the root is not yet entered.
+    RunHooks,
+    /// Comes with the master side of the terminal.
+    Console,
+    /// Something that does not stop us but should be known.
+    Warning {
+        /// One sentence.
+        text: String,
+    },
+    /// All is done but the last step.
+    Ready,
+    /// Nothing came of it.
+    Failed {
+        /// What failed, from the operation down to the cause.
+        chain: String,
+    },
+}
+
+/// To init, and to a process that `exec` made.
+#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub enum ToInit {
+    /// The parent has done its part.
+    Go,
+    /// The hooks have run.
+    HooksDone,
+    /// Become the program.
+    Start,
+    /// Wait on the socket for somebody who says [`ToInit::Start`].
+    Await,
+}
+
+/// From the overlay's server to init.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromServer {
+    /// Comes with `/dev/fuse`, opened in the container's user namespace.
+    Device,
+    /// The layers cannot be served.
+    Failed {
+        /// What failed, from the operation down to the cause.
+        chain: String,
+    },
+}
+
+/// From init to the overlay's server.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToServer {
+    /// The device is mounted.
+    Mounted,
+}

@@ -1,0 +1,143 @@
+//! Fills `/dev`: device nodes, made where the kernel lets us and bound from the host elsewhere, and
+//! the usual links.
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
+
+use anyhow::Context as _;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, makedev, mknodat};
+use nix::unistd::{Gid, Uid, fchownat, symlinkat};
+
+use crate::plan::DevicePlan;
+use crate::rootfs::paths::{Root, ensure_device, remove_file};
+use crate::sys::mount::{attach, clone_tree};
+
+/// The devices that every container has (runtime-spec, "Default Devices"), with their numbers.
+const DEFAULT_DEVICES: [(&str, u64, u64); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+/// The links that every container has (runtime-spec, "Dev symbolic links"), and runc's `core`.
+const LINKS: [(&str, &str); 6] = [
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+    ("/dev/core", "/proc/kcore"),
+    ("/dev/ptmx", "pts/ptmx"),
+];
+
+/// Makes the default devices, those of `devices`, and the links.
+///
+/// Where `may_make` is false, which is the rule in a user namespace, the host's nodes are bound.
+///
+/// # Errors
+///
+/// Which device could not be made, and why.
+pub fn fill(root: &Root, devices: &[DevicePlan], may_make: bool) -> anyhow::Result<()> {
+    let named = |path: &str| devices.iter().any(|device| device.path == Path::new(path));
+    let defaults = DEFAULT_DEVICES.iter().filter(|(path, ..)| !named(path));
+    let defaults: Vec<_> =
+        defaults.map(|(path, major, minor)| default(path, *major, *minor)).collect();
+    for device in defaults.iter().chain(devices) {
+        make(root, device, may_make)
+            .with_context(|| format!("make device {}", device.path.display()))?;
+    }
+    for (path, target) in LINKS {
+        link(root, Path::new(path), target).with_context(|| format!("make link {path}"))?;
+    }
+    Ok(())
+}
+
+fn default(path: &str, major: u64, minor: u64) -> DevicePlan {
+    DevicePlan { path: path.into(), kind: libc::S_IFCHR, major, minor, mode: 0o666, uid: 0, gid: 0 }
+}
+
+fn make(root: &Root, device: &DevicePlan, may_make: bool) -> anyhow::Result<()> {
+    if may_make || device.kind == libc::S_IFIFO {
+        match make_node(root, device)? {
+            Made::Yes => return Ok(()),
+            Made::Refused | Made::SomethingElseIsThere => {}
+        }
+    }
+    bind_node(root, device)
+}
+
+enum Made {
+    Yes,
+    Refused,
+    SomethingElseIsThere,
+}
+
+fn make_node(root: &Root, device: &DevicePlan) -> anyhow::Result<Made> {
+    let (parent, name) = root.make_parent(&device.path)?;
+    let kind = SFlag::from_bits_truncate(device.kind);
+    let mode = Mode::from_bits_truncate(device.mode);
+    let number = makedev(device.major, device.minor);
+    match mknodat(&parent, name.as_os_str(), kind, mode, number) {
+        Err(Errno::EPERM) => return Ok(Made::Refused),
+        Err(Errno::EEXIST) => {
+            let found =
+                nix::sys::stat::fstatat(&parent, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            let same = found.st_mode & libc::S_IFMT == device.kind && found.st_rdev == number;
+            if !same {
+                return Ok(Made::SomethingElseIsThere);
+            }
+        }
+        result => result?,
+    }
+    // The mode that mknod gave has lost the bits of the umask; the name is no link, as just seen.
+    fchmodat(&parent, name.as_os_str(), mode, FchmodatFlags::FollowSymlink)?;
+    let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+    fchownat(&parent, name.as_os_str(), Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    Ok(Made::Yes)
+}
+
+fn bind_node(root: &Root, device: &DevicePlan) -> anyhow::Result<()> {
+    let node = clone_tree(AT_FDCWD, &device.path, false).context("bind the host's")?;
+    verify(node.as_fd(), device)?;
+    let target = root.make_file(&device.path)?;
+    attach(node.as_fd(), target.as_fd()).context("bind the host's")
+}
+
+fn verify(node: BorrowedFd<'_>, device: &DevicePlan) -> anyhow::Result<()> {
+    if device.kind == libc::S_IFCHR {
+        return ensure_device(node, device.major, device.minor).context("the host's");
+    }
+    let stat = nix::sys::stat::fstat(node)?;
+    let number = makedev(device.major, device.minor);
+    anyhow::ensure!(
+        stat.st_mode & libc::S_IFMT == device.kind
+            && (device.kind == libc::S_IFIFO || stat.st_rdev == number),
+        "the host's is another device"
+    );
+    Ok(())
+}
+
+fn link(root: &Root, path: &Path, target: &str) -> anyhow::Result<()> {
+    // Our directory, and a name in it: a link in the image is replaced and never followed.
+    let directory = root.make_directory(path.parent().context("want a directory")?)?;
+    let name = path.file_name().context("want a name")?;
+    match symlinkat(target, &directory, name) {
+        Err(Errno::EEXIST) => {}
+        result => return Ok(result?),
+    }
+    if nix::fcntl::readlinkat(&directory, name).is_ok_and(|found| found == target) {
+        return Ok(());
+    }
+    match remove_file(directory.as_fd(), name) {
+        // A directory, or a mount of the caller's: it is to be there.
+        Err(Errno::EISDIR | Errno::EBUSY | Errno::EPERM) => Ok(()),
+        removed => {
+            removed?;
+            Ok(symlinkat(target, &directory, name)?)
+        }
+    }
+}

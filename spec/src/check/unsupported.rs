@@ -1,0 +1,305 @@
+//! What a config may ask for and the runtime does not do yet: refused by name, never ignored.
+//!
+//! What engines write without asking for anything (an empty label, a weight of 0) passes.
+//! Sections for other systems (`windows`, `solaris`, `zos`) and fields of versions to come are
+//! none of ours and pass too.
+
+use oci_spec::runtime as oci;
+
+use super::{Problem, Problems, has_namespace, linux::sorted, mounts::options};
+use crate::mount_options::{is_applied, mount_option};
+
+/// What of a config is valid but cannot be carried out, with the pointer to each.
+#[must_use]
+pub fn unsupported(spec: &oci::Spec) -> Vec<Problem> {
+    let mut refused = Refused(Problems::default());
+    if let Some(process) = spec.process() {
+        refused.process(process, "/process");
+    }
+    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+        refused.mount(mount, &format!("/mounts/{index}"));
+    }
+    if !has_namespace(spec, oci::LinuxNamespaceType::Mount) {
+        refused.0.add(
+            "/linux/namespaces",
+            "a container without a mount namespace is not supported: add {\"type\": \"mount\"}",
+        );
+    }
+    if let Some(linux) = spec.linux() {
+        refused.linux(linux);
+        if let Some(seccomp) = linux.seccomp() {
+            refused.seccomp(seccomp);
+        }
+        if let Some(resources) = linux.resources() {
+            refused.resources(resources);
+        }
+    }
+    refused.field("/vm", spec.vm().is_some());
+    refused.0.0
+}
+
+/// The same for a process that joins a container; the pointers begin inside the process.
+#[must_use]
+pub fn unsupported_process(process: &oci::Process) -> Vec<Problem> {
+    let mut refused = Refused(Problems::default());
+    refused.process(process, "");
+    refused.0.0
+}
+
+struct Refused(Problems);
+
+impl Refused {
+    fn field(&mut self, pointer: &str, asked: bool) {
+        if asked {
+            self.0.add(pointer, "is not supported yet: remove it");
+        }
+    }
+
+    fn process(&mut self, process: &oci::Process, at: &str) {
+        self.field(&format!("{at}/scheduler"), process.scheduler().is_some());
+        self.field(&format!("{at}/ioPriority"), process.io_priority().is_some());
+        let affinity = process.exec_cpu_affinity().as_ref();
+        let pinned = affinity
+            .is_some_and(|cpus| cpus.initial().is_some() || cpus.cpu_affinity_final().is_some());
+        self.field(&format!("{at}/execCPUAffinity"), pinned);
+        self.field(&format!("{at}/apparmorProfile"), is_given(process.apparmor_profile()));
+        self.field(&format!("{at}/selinuxLabel"), is_given(process.selinux_label()));
+    }
+
+    fn mount(&mut self, mount: &oci::Mount, at: &str) {
+        for (index, name) in options(mount).iter().enumerate() {
+            if mount_option(name).is_some_and(|option| !is_applied(option)) {
+                let sentence = format!("{name:?} is not supported yet: remove it");
+                self.0.add(format!("{at}/options/{index}"), sentence);
+            }
+        }
+        self.field(&format!("{at}/uidMappings"), !is_none_or_empty(mount.uid_mappings()));
+        self.field(&format!("{at}/gidMappings"), !is_none_or_empty(mount.gid_mappings()));
+    }
+
+    fn linux(&mut self, linux: &oci::Linux) {
+        for (index, namespace) in linux.namespaces().iter().flatten().enumerate() {
+            let is_time = namespace.typ() == oci::LinuxNamespaceType::Time;
+            if is_time {
+                let sentence = "a time namespace is not supported yet: remove it";
+                self.0.add(format!("/linux/namespaces/{index}"), sentence);
+            }
+        }
+        let offsets = linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty());
+        self.field("/linux/timeOffsets", offsets);
+        let devices = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
+        self.field("/linux/netDevices", devices);
+        self.field("/linux/mountLabel", is_given(linux.mount_label()));
+        self.field("/linux/personality", linux.personality().is_some());
+        self.field("/linux/intelRdt", linux.intel_rdt().is_some());
+        self.field("/linux/memoryPolicy", linux.memory_policy().is_some());
+    }
+
+    fn seccomp(&mut self, seccomp: &oci::LinuxSeccomp) {
+        let listener = seccomp.listener_path().as_ref();
+        let listened = listener.is_some_and(|path| !path.as_os_str().is_empty());
+        self.field("/linux/seccomp/listenerPath", listened);
+        let notify = oci::LinuxSeccompAction::ScmpActNotify;
+        for (index, rule) in seccomp.syscalls().iter().flatten().enumerate() {
+            if rule.action() == notify {
+                let pointer = format!("/linux/seccomp/syscalls/{index}/action");
+                self.0.add(pointer, format!("{notify} is not supported yet"));
+            }
+        }
+        let killable = oci::LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv;
+        let flags = seccomp.flags().iter().flatten().enumerate();
+        for (index, _) in flags.filter(|(_, flag)| **flag == killable) {
+            let sentence = format!("{killable} is for SCMP_ACT_NOTIFY, which is not supported yet");
+            self.0.add(format!("/linux/seccomp/flags/{index}"), sentence);
+        }
+    }
+
+    fn resources(&mut self, resources: &oci::LinuxResources) {
+        let at = "/linux/resources";
+        if let Some(memory) = resources.memory() {
+            self.memory(memory);
+        }
+        if let Some(cpu) = resources.cpu() {
+            self.cpu(cpu);
+        }
+        let block_io = resources.block_io().as_ref().is_some_and(asks_block_io);
+        self.field(&format!("{at}/blockIO"), block_io);
+        let huge = !is_none_or_empty(resources.hugepage_limits());
+        self.field(&format!("{at}/hugepageLimits"), huge);
+        let network = resources.network().as_ref().is_some_and(|network| {
+            network.class_id().unwrap_or(0) != 0 || !is_none_or_empty(network.priorities())
+        });
+        self.field(&format!("{at}/network"), network);
+        let rdma = resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty());
+        self.field(&format!("{at}/rdma"), rdma);
+        for (name, _) in sorted(resources.unified().iter().flatten()) {
+            self.field(&format!("{at}/unified/{}", super::escape(name)), true);
+        }
+    }
+
+    /// `useHierarchy` asks for what every kernel since 5.11 does.
+    fn memory(&mut self, memory: &oci::LinuxMemory) {
+        let at = "/linux/resources/memory";
+        let kernel = memory.kernel();
+        self.field(&format!("{at}/kernel"), kernel.unwrap_or(0) > 0);
+        self.field(&format!("{at}/kernelTCP"), memory.kernel_tcp().unwrap_or(0) > 0);
+        let swappiness = memory.swappiness().is_some_and(|percent| percent <= 100);
+        self.field(&format!("{at}/swappiness"), swappiness);
+        let no_killer = memory.disable_oom_killer() == Some(true);
+        self.field(&format!("{at}/disableOOMKiller"), no_killer);
+        let checked = memory.check_before_update() == Some(true);
+        self.field(&format!("{at}/checkBeforeUpdate"), checked);
+    }
+
+    fn cpu(&mut self, cpu: &oci::LinuxCpu) {
+        let at = "/linux/resources/cpu";
+        self.field(&format!("{at}/burst"), cpu.burst().unwrap_or(0) > 0);
+        self.field(&format!("{at}/idle"), cpu.idle().unwrap_or(0) != 0);
+        self.field(&format!("{at}/realtimeRuntime"), cpu.realtime_runtime().unwrap_or(0) != 0);
+        self.field(&format!("{at}/realtimePeriod"), cpu.realtime_period().unwrap_or(0) != 0);
+    }
+}
+
+fn asks_block_io(block_io: &oci::LinuxBlockIo) -> bool {
+    block_io.weight().unwrap_or(0) != 0
+        || block_io.leaf_weight().unwrap_or(0) != 0
+        || !is_none_or_empty(block_io.weight_device())
+        || [
+            block_io.throttle_read_bps_device(),
+            block_io.throttle_write_bps_device(),
+            block_io.throttle_read_iops_device(),
+            block_io.throttle_write_iops_device(),
+        ]
+        .into_iter()
+        .any(|devices| !is_none_or_empty(devices))
+}
+
+fn is_given(label: &Option<String>) -> bool {
+    label.as_ref().is_some_and(|label| !label.is_empty())
+}
+
+fn is_none_or_empty<T>(list: &Option<Vec<T>>) -> bool {
+    list.as_ref().is_none_or(Vec::is_empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{
+        super::{
+            Problems,
+            tests::{table, with},
+        },
+        unsupported, unsupported_process,
+    };
+
+    const REMOVE: &str = "is not supported yet: remove it";
+
+    fn found(pointer: &str, value: Value) -> String {
+        Problems::from(unsupported(&with(pointer, value))).to_string()
+    }
+
+    #[test]
+    fn fields_are_refused_by_name() {
+        for (pointer, value) in [
+            ("/process/scheduler", json!({"policy": "SCHED_FIFO"})),
+            ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0})),
+            ("/process/execCPUAffinity", json!({"final": "0"})),
+            ("/process/apparmorProfile", json!("docker-default")),
+            ("/process/selinuxLabel", json!("a:b:c")),
+            ("/linux/mountLabel", json!("a:b:c")),
+            ("/linux/timeOffsets", json!({"monotonic": {"secs": 1}})),
+            ("/linux/personality", json!({"domain": "LINUX32"})),
+            ("/linux/intelRdt", json!({"closID": "a"})),
+            ("/linux/memoryPolicy", json!({"mode": "MPOL_LOCAL"})),
+            ("/linux/netDevices", json!({"eth0": {}})),
+            ("/vm", json!({"kernel": {"path": "/k"}})),
+            ("/linux/resources/blockIO", json!({"weight": 10})),
+            ("/linux/resources/blockIO", json!({"throttleReadBpsDevice": [{"rate": 1}]})),
+            ("/linux/resources/hugepageLimits", json!([{"pageSize": "2MB", "limit": 1}])),
+            ("/linux/resources/network", json!({"classID": 1})),
+            ("/linux/resources/rdma", json!({"mlx5": {}})),
+            ("/linux/resources/unified/io.max", json!("x")),
+            ("/linux/resources/memory/kernel", json!(1)),
+            ("/linux/resources/memory/swappiness", json!(0)),
+            ("/linux/resources/memory/disableOOMKiller", json!(true)),
+            ("/linux/resources/cpu/realtimePeriod", json!(1)),
+            ("/linux/resources/cpu/idle", json!(1)),
+        ] {
+            assert_eq!(found(pointer, value), format!("{pointer}: {REMOVE}"));
+        }
+    }
+
+    #[test]
+    fn what_asks_for_nothing_passes() {
+        table(
+            [
+                ("/process/apparmorProfile", json!(""), ""),
+                ("/process/selinuxLabel", json!(""), ""),
+                ("/linux/mountLabel", json!(""), ""),
+                ("/linux/timeOffsets", json!({}), ""),
+                ("/windows", json!({"layerFolders": ["a"]}), ""),
+                (
+                    "/linux/resources",
+                    json!({"memory": {"disableOOMKiller": false, "swappiness": u64::MAX,
+                        "kernel": 0, "useHierarchy": true},
+                        "cpu": {"realtimePeriod": 0, "realtimeRuntime": 0, "burst": 0, "idle": 0},
+                        "blockIO": {"weight": 0, "weightDevice": [], "throttleReadBpsDevice": []},
+                        "hugepageLimits": [], "network": {"classID": 0}, "unified": {},
+                        "rdma": {}}),
+                    "",
+                ),
+            ],
+            |spec| Problems::from(unsupported(spec)).to_string(),
+        );
+    }
+
+    #[test]
+    fn single_items_are_refused_where_they_stand() {
+        table(
+            [
+                (
+                    "/linux/namespaces",
+                    json!([{"type": "mount"}, {"type": "time"}]),
+                    "/linux/namespaces/1: a time namespace is not supported yet: remove it",
+                ),
+                (
+                    "/linux/namespaces",
+                    json!([]),
+                    "/linux/namespaces: a container without a mount namespace is not supported: \
+                     add {\"type\": \"mount\"}",
+                ),
+                (
+                    "/mounts",
+                    json!([{"destination": "/a", "options": ["tmpcopyup", "ridmap"]}]),
+                    "/mounts/0/options/0: \"tmpcopyup\" is not supported yet: remove it; \
+                     /mounts/0/options/1: \"ridmap\" is not supported yet: remove it",
+                ),
+                (
+                    "/mounts",
+                    json!([{"destination": "/a", "gidMappings": [{"size": 1}]}]),
+                    "/mounts/0/gidMappings: is not supported yet: remove it",
+                ),
+                (
+                    "/linux/seccomp",
+                    json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/s",
+                        "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
+                        "syscalls": [{"names": ["open"], "action": "SCMP_ACT_NOTIFY"}]}),
+                    "/linux/seccomp/listenerPath: is not supported yet: remove it; \
+                     /linux/seccomp/syscalls/0/action: SCMP_ACT_NOTIFY is not supported yet; \
+                     /linux/seccomp/flags/0: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV is for \
+                     SCMP_ACT_NOTIFY, which is not supported yet",
+                ),
+            ],
+            |spec| Problems::from(unsupported(spec)).to_string(),
+        );
+    }
+
+    #[test]
+    fn a_process_alone_has_short_pointers() {
+        let spec = with("/process/selinuxLabel", json!("a:b:c"));
+        let refused = unsupported_process(spec.process().as_ref().unwrap());
+        assert_eq!(Problems::from(refused).to_string(), format!("/selinuxLabel: {REMOVE}"));
+    }
+}
