@@ -13,11 +13,11 @@ use rrun_spec::{Bundle, Problems};
 
 use crate::confine::capabilities::Available;
 use crate::confine::cgroup::{self, Cgroup, Hierarchies};
-use crate::console;
 use crate::container::processes::mount_namespace;
 use crate::container::{Cgroups, ContainerId, Runtime};
 use crate::host;
 use crate::plan::{self, Given, Plan, overlay};
+use crate::process::foreground::hand_over;
 use crate::process::parent::{self, Made, Order, write_pid_file};
 use crate::process::{Site, StateOfHooks};
 use crate::rootfs::cgroup::CgroupView;
@@ -321,5 +321,5 @@ pub fn keyring(id: &ContainerId) -> anyhow::Result<CString> {
 fn hand_on_console(made: &mut Made, request: &Request) -> anyhow::Result<()> {
     let Some(socket) = &request.console_socket else { return Ok(()) };
     let master: OwnedFd = made.console.take().context("the container sent no terminal")?;
-    console::send_master(socket, &master)
+    hand_over(socket, &master)
 }

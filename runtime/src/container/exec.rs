@@ -8,11 +8,11 @@ use nix::sched::CloneFlags;
 use rrun_spec::oci::{Capability, LinuxCapabilities, Process, Spec};
 
 use crate::confine::capabilities::Available;
-use crate::console;
 use crate::container::create::keyring;
 use crate::container::{Action, ContainerId, Runtime, Status};
 use crate::namespaces::Namespaces;
 use crate::plan::identity::{Means, Program, no_capabilities};
+use crate::process::foreground::hand_over;
 use crate::process::guest::{self, Made, Order};
 use crate::process::parent::write_pid_file;
 use crate::store::containers::Record;
@@ -80,7 +80,7 @@ impl Runtime {
         })?;
         if let Some(socket) = &request.console_socket {
             let master = made.console.take().context("the process sent no terminal")?;
-            console::send_master(socket, &master)?;
+            hand_over(socket, &master)?;
         }
         if let Some(path) = &request.pid_file {
             write_pid_file(path, made.child.pid)?;

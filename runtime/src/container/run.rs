@@ -3,10 +3,10 @@
 use nix::sys::prctl;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 
-use crate::console::Foreground;
 use crate::container::create::{Created, Request};
 use crate::container::start::forget_socket;
 use crate::container::{ContainerId, Runtime, exec};
+use crate::process::foreground::Foreground;
 use crate::store::containers::Record;
 
 /// What `run` does besides creating and starting.

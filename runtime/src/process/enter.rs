@@ -11,7 +11,7 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::sys::prctl;
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{Mode, makedev, umask};
 use nix::unistd::{
     AccessFlags, Gid, Uid, chdir, execve, faccessat, getcwd, setgroups, setresgid, setresuid,
 };
@@ -97,7 +97,20 @@ impl Ready<'_> {
     }
 }
 
+/// Gives the standard streams to the program's user, who may want to open them again by
+/// `/dev/stderr`; the null device is everybody's already.
+fn give_streams(uid: Uid) {
+    for stream in [0, 1, 2] {
+        let Ok(stat) = crate::sys::process::stat_number(stream) else { continue };
+        if stat.st_uid != uid.as_raw() && stat.st_rdev != makedev(1, 3) {
+            // Files of the host's may not be given away, and need not be.
+            let _as_it_was = crate::sys::process::chown_number(stream, uid);
+        }
+    }
+}
+
 fn take_user(program: &Program) -> anyhow::Result<()> {
+    give_streams(Uid::from_raw(program.uid));
     let groups: Vec<Gid> = program.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     match setgroups(&groups) {
         // Where groups may not be set (a user namespace with one ID), there are none to drop either.

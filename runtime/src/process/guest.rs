@@ -19,7 +19,7 @@ use crate::console;
 use crate::plan::identity::Program;
 use crate::process::channel::{Channel, Gone, pair};
 use crate::process::enter;
-use crate::process::init::{become_root, expect, set_oom_score};
+use crate::process::init::{become_root, expect, open_terminal, set_oom_score};
 use crate::process::parent::usher;
 use crate::process::protocol::{ToInit, ToParent};
 use crate::sys::process::{
@@ -136,7 +136,6 @@ fn set_up(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> anyhow::Resu
     if order.namespaces.contains(CloneFlags::CLONE_NEWUSER) {
         become_root()?;
     }
-    setsid().context("start a session")?;
     if let Some(value) = order.program.oom_score_adj {
         set_oom_score(value)?;
     }
@@ -147,6 +146,8 @@ fn set_up(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> anyhow::Resu
     }
     if order.program.terminal {
         terminal(order, parent)?;
+    } else {
+        setsid().context("start a session")?;
     }
     let ready = enter::prepare(order.program)?;
     parent.send(&ToParent::Ready)?;
@@ -157,8 +158,7 @@ fn set_up(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> anyhow::Resu
 fn terminal(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> anyhow::Result<()> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let directory = open(Path::new("/dev/pts"), flags, Mode::empty()).context("open /dev/pts")?;
-    let pty = console::open(directory.as_fd(), order.program.console_size)
-        .context("open a terminal in /dev/pts")?;
+    let pty = open_terminal(directory, order.program.console_size)?;
     parent.send_with(&ToParent::Console, pty.master.as_fd())?;
-    console::take(&pty.peer).context("take the terminal")
+    console::become_terminal(&pty.peer)
 }

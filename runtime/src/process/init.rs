@@ -13,7 +13,7 @@ use nix::sys::socket::{SockFlag, accept4};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, getpid, sethostname, setresgid, setresuid, setsid};
 
-use crate::console;
+use crate::console::{self, Pty};
 use crate::container::Status;
 use crate::hooks;
 use crate::plan::Plan;
@@ -71,8 +71,9 @@ fn set_up(
     write_sysctl(plan)?;
     rootfs::enter(&root, &plan.root)?;
     drop(root);
-    if let Some(terminal) = terminal {
-        console::take(&terminal).context("take the terminal")?;
+    match terminal {
+        None => drop(setsid().context("start a session")?),
+        Some(terminal) => console::become_terminal(&terminal)?,
     }
     wait_and_become(plan, site, parent, listener)
 }
@@ -88,7 +89,6 @@ fn isolate(
     keep.extend(server.map(Channel::as_fd));
     close_all_but(site.first_closed, &keep).context("close the caller's descriptors")?;
     reset_signals().context("reset the signals")?;
-    setsid().context("start a session")?;
     umask(Mode::from_bits_truncate(0o022));
     Ok(())
 }
@@ -200,8 +200,7 @@ fn terminal(
         return Ok(None);
     }
     let directory = root.open(Path::new("/dev/pts")).context("open /dev/pts")?;
-    let pty = console::open(directory.as_fd(), plan.program.console_size)
-        .context("open a terminal in /dev/pts")?;
+    let pty = open_terminal(directory, plan.program.console_size)?;
     let device = crate::sys::mount::clone_tree(pty.peer.as_fd(), "", false)
         .context("bind the terminal to /dev/console")?;
     let place = root.make_file(Path::new("/dev/console"))?;
@@ -209,6 +208,19 @@ fn terminal(
         .context("bind the terminal to /dev/console")?;
     parent.send_with(&ToParent::Console, pty.master.as_fd())?;
     Ok(Some(pty.peer))
+}
+
+/// A new terminal of the devpts at `directory`, with this many columns and lines.
+///
+/// # Errors
+///
+/// If `directory` is no devpts, or it has no terminal left.
+pub fn open_terminal(directory: OwnedFd, size: Option<(u16, u16)>) -> anyhow::Result<Pty> {
+    let pty = console::open_pty(directory).context("open a terminal in /dev/pts")?;
+    if let Some((columns, rows)) = size {
+        pty.set_size(rows, columns)?;
+    }
+    Ok(pty)
 }
 
 /// Writes kernel parameters through the host's own procfs: what is mounted inside may be a fake.

@@ -17,6 +17,7 @@
 
 pub mod channel;
 pub mod enter;
+pub mod foreground;
 pub mod guest;
 pub mod init;
 pub mod parent;

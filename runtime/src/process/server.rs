@@ -1,9 +1,11 @@
 //! The process that serves a layered root: opens the layers as the container's user namespace sees
 //! them, hands `/dev/fuse` to init, and answers until the mount is gone.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
@@ -12,9 +14,11 @@ use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use rrun_fusefs::{Config, Overlay};
 
 use crate::plan::overlay::OverlayPlan;
-use crate::process::channel::Channel;
+use crate::process::channel::{Channel, pair};
 use crate::process::init::become_root;
 use crate::process::protocol::{FromServer, ToServer};
+use crate::rootfs::mounts::host_directory;
+use crate::sys::mount::attach;
 use crate::sys::process::{close_all_but, fork, join_namespaces, reset_signals};
 
 /// The first descriptor that is not one of the standard three.
@@ -62,6 +66,50 @@ fn run(
     rrun_fusefs::serve(overlay, device).context("serve the overlay")
 }
 
+/// Mounts an overlay at `mountpoint`, in our own user and mount namespace, and serves it: in this
+/// process with `foreground`, else in one that stays behind.
+///
+/// # Errors
+///
+/// What is wrong with the layers, or why the kernel refuses the mount; with `foreground` also what
+/// ends the service early.
+pub fn mount_by_hand(config: &Config, mountpoint: &Path, foreground: bool) -> anyhow::Result<()> {
+    if foreground {
+        let (overlay, device) = mount(config, mountpoint)?;
+        return rrun_fusefs::serve(overlay, device).context("serve the overlay");
+    }
+    let (here, there) = pair::<(), Result<(), String>>()?;
+    let mountpoint = std::path::absolute(mountpoint)?;
+    fork(|| {
+        let mounted = part_from_caller(&[there.as_fd()]).and_then(|()| mount(config, &mountpoint));
+        let outcome = mounted.as_ref().map(drop).map_err(|error| format!("{error:#}"));
+        let _caller_has_gone = there.send(&outcome);
+        let _to_be_unmounted = chdir("/");
+        mounted.is_ok_and(|(overlay, device)| rrun_fusefs::serve(overlay, device).is_ok()).into()
+    })
+    .context("start the overlay's server")?;
+    drop(there);
+    here.receive()?.map_err(|chain| anyhow!(chain))
+}
+
+fn mount(config: &Config, mountpoint: &Path) -> anyhow::Result<(Overlay, OwnedFd)> {
+    let overlay = Overlay::open(config)?;
+    let device = rrun_fusefs::open_device()?;
+    let mount = rrun_fusefs::mount_detached(device.as_fd()).map_err(explain_refusal)?;
+    let place = host_directory(mountpoint)
+        .with_context(|| format!("open the mount point {}", mountpoint.display()))?;
+    attach(mount.as_fd(), place.as_fd()).context("attach")?;
+    Ok((overlay, device))
+}
+
+fn explain_refusal(errno: Errno) -> anyhow::Error {
+    let error = anyhow::Error::new(errno).context("mount through /dev/fuse");
+    if errno != Errno::EPERM {
+        return error;
+    }
+    error.context("only root of a mount namespace may mount: run it in `unshare -r -m`")
+}
+
 /// Parts from the command: no descriptor, terminal, directory or user ID of it is left.
 fn detach(
     user_namespace: Option<BorrowedFd<'_>>,
@@ -69,7 +117,17 @@ fn detach(
 ) -> anyhow::Result<()> {
     let mut keep = vec![init.as_fd()];
     keep.extend(user_namespace);
-    close_all_but(FIRST, &keep).context("close the caller's descriptors")?;
+    part_from_caller(&keep)?;
+    if let Some(namespace) = user_namespace {
+        join_namespaces(namespace, CloneFlags::CLONE_NEWUSER)
+            .context("join the container's user namespace")?;
+        become_root()?;
+    }
+    chdir("/").context("leave the working directory")
+}
+
+fn part_from_caller(keep: &[BorrowedFd<'_>]) -> anyhow::Result<()> {
+    close_all_but(FIRST, keep).context("close the caller's descriptors")?;
     reset_signals().context("reset the signals")?;
     setsid().context("start a session")?;
     prctl::set_name(c"rrun-overlay").context("take a name")?;
@@ -78,11 +136,6 @@ fn detach(
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;
     dup2_stderr(&null)?;
-    if let Some(namespace) = user_namespace {
-        join_namespaces(namespace, CloneFlags::CLONE_NEWUSER)
-            .context("join the container's user namespace")?;
-        become_root()?;
-    }
     umask(Mode::empty());
-    chdir("/").context("leave the working directory")
+    Ok(())
 }

@@ -312,3 +312,23 @@ pub fn set_domain_name(name: &str) -> Result<()> {
     // SAFETY: the pointer and the length are those of `name`, which outlives the call.
     Errno::result(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }).map(drop)
 }
+
+/// Looks at the descriptor with the given number, which may not be open at all.
+///
+/// # Errors
+///
+/// `EBADF` if it is not open.
+pub fn stat_number(fd: RawFd) -> Result<nix::sys::stat::FileStat> {
+    // SAFETY: it is borrowed for one system call, which refuses a number that is not open.
+    nix::sys::stat::fstat(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// Gives what the descriptor with the given number refers to to `uid`.
+///
+/// # Errors
+///
+/// `EBADF` if it is not open, `EPERM` or `EINVAL` if it may not be given away.
+pub fn chown_number(fd: RawFd, uid: nix::unistd::Uid) -> Result<()> {
+    // SAFETY: it is borrowed for one system call, which refuses a number that is not open.
+    nix::unistd::fchown(unsafe { BorrowedFd::borrow_raw(fd) }, Some(uid), None)
+}
