@@ -181,3 +181,133 @@ fn names(set: u64) -> String {
     let names = numbers(set).map(name).collect::<Vec<_>>();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+    use crate::sys::filter::tests::in_child;
+
+    const CHOWN: u64 = 1;
+    const KILL: u64 = 1 << 5;
+    const SYS_ADMIN: u64 = 1 << 21;
+    const BPF: u64 = 1 << 39;
+
+    fn wanted(json: &str) -> LinuxCapabilities {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn available(set: u64) -> Available {
+        Available { known: (1 << 38) - 1, bounding: set, permitted: set }
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_left_out_with_a_warning() {
+        let have = available(CHOWN | KILL);
+        let all = |names: &str| {
+            let sets =
+                ["bounding", "effective", "permitted"].map(|set| format!(r#""{set}": {names}"#));
+            wanted(&format!("{{{}}}", sets.join(",")))
+        };
+        let (sets, warnings) = Sets::new(&all(r#"["CAP_CHOWN", "CAP_KILL"]"#), have);
+        let both = CHOWN | KILL;
+        let expected = Sets { bounding: both, effective: both, permitted: both, ..Sets::default() };
+        assert_eq!(sets, Sets { dropped_from: both, ..expected });
+        assert_eq!(warnings, Vec::<String>::new());
+
+        let (fewer, warnings) =
+            Sets::new(&all(r#"["CAP_CHOWN", "CAP_KILL", "CAP_SYS_ADMIN", "CAP_BPF"]"#), have);
+        assert_eq!(fewer, sets);
+        assert_eq!(
+            warnings,
+            [
+                "left out CAP_BPF: unknown to this kernel",
+                "left out CAP_SYS_ADMIN: not ours to give"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_kernel_would_refuse_is_left_out() {
+        let have = available(CHOWN | KILL | SYS_ADMIN | BPF);
+        let (sets, warnings) = Sets::new(
+            &wanted(
+                r#"{"bounding": ["CAP_CHOWN"], "permitted": ["CAP_CHOWN", "CAP_KILL"],
+                    "effective": ["CAP_SYS_ADMIN"], "inheritable": ["CAP_CHOWN", "CAP_KILL"],
+                    "ambient": ["CAP_CHOWN", "CAP_KILL"]}"#,
+            ),
+            have,
+        );
+        assert_eq!((sets.effective, sets.inheritable, sets.ambient), (0, CHOWN, CHOWN));
+        assert_eq!(sets.permitted, CHOWN | KILL);
+        assert_eq!(
+            warnings,
+            [
+                "left out CAP_SYS_ADMIN: effective but not permitted",
+                "left out CAP_KILL: inheritable but not bounding",
+                "left out CAP_KILL: ambient but not permitted and inheritable",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_new_user_namespace_has_all_that_the_kernel_knows() {
+        let have = Available::current().unwrap();
+        assert_eq!(have.known & (CHOWN | SYS_ADMIN), CHOWN | SYS_ADMIN);
+        assert_eq!(have.bounding & !have.known, 0);
+        let inside = have.in_new_user_namespace();
+        assert_eq!((inside.bounding, inside.permitted), (have.known, have.known));
+    }
+
+    #[test]
+    fn every_capability_of_a_config_has_its_number() {
+        for capability in caps::all() {
+            let json = format!(r#"{{"bounding": ["{capability}"]}}"#);
+            assert_eq!(bits(wanted(&json).bounding().as_ref()), capability.bitmask());
+        }
+    }
+
+    /// Status lines of this process, such as `CapBnd`.
+    fn shown(name: &str) -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        u64::from_str_radix(line.trim_start_matches(':').trim(), 16).unwrap()
+    }
+
+    #[test]
+    fn both_steps_leave_what_was_asked_for() {
+        in_child(|| {
+            // Root of a namespace of his own may do it, whoever runs the test.
+            unshare(CloneFlags::CLONE_NEWUSER).unwrap();
+            let have = Available::current().unwrap();
+            assert_eq!(have, have.in_new_user_namespace());
+            let (sets, warnings) = Sets::new(
+                &wanted(
+                    r#"{"bounding": ["CAP_CHOWN", "CAP_KILL"], "permitted": ["CAP_CHOWN", "CAP_KILL"],
+                        "effective": ["CAP_CHOWN"], "inheritable": ["CAP_KILL"],
+                        "ambient": ["CAP_KILL"]}"#,
+                ),
+                have,
+            );
+            assert_eq!(warnings, Vec::<String>::new());
+            sets.apply_bounding().unwrap();
+            sets.keep_on_user_change().unwrap();
+            sets.apply().unwrap();
+            assert_eq!(shown("CapBnd"), CHOWN | KILL);
+            assert_eq!(shown("CapPrm"), CHOWN | KILL);
+            assert_eq!(shown("CapEff"), CHOWN);
+            assert_eq!(shown("CapInh"), KILL);
+            assert_eq!(shown("CapAmb"), KILL);
+            let (more, _) = Sets::new(
+                &wanted(r#"{"bounding": ["CAP_SYS_ADMIN"], "permitted": ["CAP_SYS_ADMIN"]}"#),
+                have,
+            );
+            let error = format!("{:#}", more.apply().unwrap_err());
+            assert!(
+                error.starts_with("set capabilities to CAP_SYS_ADMIN: this process lacks"),
+                "{error}"
+            );
+        });
+    }
+}

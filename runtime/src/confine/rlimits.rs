@@ -81,3 +81,77 @@ fn resource(name: Type) -> Resource {
         Type::RlimitRttime => Resource::RLIMIT_RTTIME,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::filter::tests::in_child;
+
+    fn limits(list: &[(&str, u64, u64)]) -> Result<Vec<Rlimit>> {
+        let limit = |(name, soft, hard): &(&str, u64, u64)| {
+            let json = format!(r#"{{"type": "RLIMIT_{name}", "soft": {soft}, "hard": {hard}}}"#);
+            serde_json::from_str(&json).unwrap()
+        };
+        resolve(&list.iter().map(limit).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn limits_are_set_as_asked() {
+        in_child(|| {
+            apply(&limits(&[("NOFILE", 64, 128), ("CORE", 0, 0)]).unwrap()).unwrap();
+            assert_eq!(getrlimit(Resource::RLIMIT_NOFILE), Ok((64, 128)));
+            assert_eq!(getrlimit(Resource::RLIMIT_CORE), Ok((0, 0)));
+        });
+    }
+
+    #[test]
+    fn nonsense_is_refused_before() {
+        for (list, complaint) in [
+            (
+                vec![("CPU", 1, 1), ("NOFILE", 5, 4)],
+                "/process/rlimits/1: RLIMIT_NOFILE: the soft limit 5",
+            ),
+            (vec![("CPU", 1, 1), ("CPU", 1, 1)], "/process/rlimits/1: RLIMIT_CPU is there twice"),
+        ] {
+            let error = limits(&list).unwrap_err().to_string();
+            assert!(error.starts_with(complaint), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_limit_and_the_cure() {
+        in_child(|| {
+            apply(&limits(&[("NPROC", 10, 100)]).unwrap()).unwrap();
+            caps::clear(None, caps::CapSet::Effective).unwrap();
+            let error = apply(&limits(&[("NPROC", 10, 101)]).unwrap()).unwrap_err().to_string();
+            let expected = "set RLIMIT_NPROC to 10:101: EPERM: Operation not permitted: only";
+            assert!(error.starts_with(expected), "{error}");
+            assert!(error.ends_with("ask for at most 100)"), "{error}");
+        });
+    }
+
+    #[test]
+    fn every_name_has_its_resource() {
+        for name in [
+            "AS",
+            "CORE",
+            "CPU",
+            "DATA",
+            "FSIZE",
+            "LOCKS",
+            "MEMLOCK",
+            "MSGQUEUE",
+            "NICE",
+            "NOFILE",
+            "NPROC",
+            "RSS",
+            "RTPRIO",
+            "RTTIME",
+            "SIGPENDING",
+            "STACK",
+        ] {
+            let resource = limits(&[(name, 1, u64::MAX)]).unwrap()[0].resource;
+            assert_eq!(format!("{resource:?}"), format!("RLIMIT_{name}"));
+        }
+    }
+}

@@ -240,6 +240,9 @@ fn wait_and_become(
     listener: &OwnedFd,
 ) -> anyhow::Result<Infallible> {
     let ready = enter::prepare(&plan.program)?;
+    // Nothing is left here that the program will not have too, and whoever manages the container
+    // must be able to enter its namespaces before it is started.
+    prctl::set_dumpable(true).context("become dumpable")?;
     parent.send(&ToParent::Ready)?;
     let become_program = || -> anyhow::Error {
         match start_hooks(plan, site) {

@@ -1,5 +1,6 @@
 //! The command's side of making a container: everything that init cannot do for itself.
 
+use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -198,10 +199,16 @@ impl Made {
             cgroup.enter(self.init.pid)?;
         }
         if let (Some(layers), Some(to_init)) = (&order.plan.root.overlay, to_init) {
-            let namespace = order.site.own_user_namespace.then(|| self.init.pidfd.as_fd());
-            self.server = Some(server::spawn(layers, namespace, to_init)?);
+            let namespace = order.site.own_user_namespace.then(|| self.user_namespace());
+            self.server = Some(server::spawn(layers, namespace.transpose()?, to_init)?);
         }
         Ok(())
+    }
+
+    /// Init's user namespace, opened before init closes itself to others.
+    fn user_namespace(&self) -> anyhow::Result<OwnedFd> {
+        let path = format!("/proc/{}/ns/user", self.init.pid);
+        Ok(File::open(&path).with_context(|| format!("open {path}"))?.into())
     }
 
     fn converse(&mut self, order: &Order<'_>) -> anyhow::Result<()> {

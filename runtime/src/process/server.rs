@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sched::CloneFlags;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
@@ -19,13 +19,12 @@ use crate::process::init::become_root;
 use crate::process::protocol::{FromServer, ToServer};
 use crate::rootfs::mounts::host_directory;
 use crate::sys::mount::attach;
-use crate::sys::process::{close_all_but, fork, join_namespaces, reset_signals};
+use crate::sys::process::{close_all_but, fork, reset_signals};
 
 /// The first descriptor that is not one of the standard three.
 const FIRST: u32 = 3;
 
-/// Starts the server for `layers`, in the user namespace of the process behind `user_namespace`
-/// if that is another than ours.
+/// Starts the server for `layers`, in `user_namespace` if the container's is another than ours.
 ///
 /// It opens the layers in our mount namespace, so their paths mean what the caller meant.
 ///
@@ -34,10 +33,10 @@ const FIRST: u32 = 3;
 /// Those of `fork(2)`; what goes wrong later is told to init.
 pub fn spawn(
     layers: &OverlayPlan,
-    user_namespace: Option<BorrowedFd<'_>>,
+    user_namespace: Option<OwnedFd>,
     init: Channel<FromServer, ToServer>,
 ) -> anyhow::Result<Pid> {
-    fork(|| match run(layers, user_namespace, &init) {
+    fork(|| match run(layers, user_namespace.as_ref(), &init) {
         Ok(()) => 0,
         Err(error) => {
             let chain = format!("{error:#}");
@@ -50,7 +49,7 @@ pub fn spawn(
 
 fn run(
     layers: &OverlayPlan,
-    user_namespace: Option<BorrowedFd<'_>>,
+    user_namespace: Option<&OwnedFd>,
     init: &Channel<FromServer, ToServer>,
 ) -> anyhow::Result<()> {
     detach(user_namespace, init)?;
@@ -112,14 +111,14 @@ fn explain_refusal(errno: Errno) -> anyhow::Error {
 
 /// Parts from the command: no descriptor, terminal, directory or user ID of it is left.
 fn detach(
-    user_namespace: Option<BorrowedFd<'_>>,
+    user_namespace: Option<&OwnedFd>,
     init: &Channel<FromServer, ToServer>,
 ) -> anyhow::Result<()> {
     let mut keep = vec![init.as_fd()];
-    keep.extend(user_namespace);
+    keep.extend(user_namespace.map(|fd| fd.as_fd()));
     part_from_caller(&keep)?;
     if let Some(namespace) = user_namespace {
-        join_namespaces(namespace, CloneFlags::CLONE_NEWUSER)
+        setns(namespace, CloneFlags::CLONE_NEWUSER)
             .context("join the container's user namespace")?;
         become_root()?;
     }

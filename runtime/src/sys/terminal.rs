@@ -93,3 +93,14 @@ pub fn set_size(terminal: impl AsFd, size: Size) -> Result<()> {
     // SAFETY: TIOCSWINSZ reads one winsize, which outlives the call.
     Errno::result(unsafe { libc::ioctl(fd, libc::TIOCSWINSZ, &raw const size) }).map(drop)
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Owns a descriptor that a message brought.
+    pub(crate) fn own(fd: std::os::fd::RawFd) -> OwnedFd {
+        // SAFETY: the kernel made it when the message was received, and the test asks once.
+        unsafe { OwnedFd::from_raw_fd(fd) }
+    }
+}

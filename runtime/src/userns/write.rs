@@ -137,9 +137,11 @@ fn finish(helper: Helper, child: Child) -> Result<()> {
 fn helper_cure(helper: Helper, said: &str) -> String {
     let (name, file) = (helper.program(), helper.ranges_file());
     if said.contains("not allowed") {
-        return format!(
-            "a range is not the caller's (cure: add it to {file} by usermod, or ask for less)"
-        );
+        return format!("a range is not the caller's (cure: add it to {file}, or ask for less)");
+    }
+    if said.contains("user name") {
+        return "the caller has no line in /etc/passwd (cure: run as a user who has one)"
+            .to_owned();
     }
     match find(helper).filter(|program| !is_privileged(program)) {
         Some(program) => format!(
@@ -158,6 +160,7 @@ fn is_privileged(program: &Path) -> bool {
 }
 
 /// The switches with which an administrator takes user namespaces away.
+#[derive(Clone, Copy)]
 struct Switches {
     most: Option<u64>,
     unprivileged_clone: Option<u64>,
@@ -202,5 +205,142 @@ fn explain(errno: Errno, switches: &Switches) -> String {
             "the kernel refused the user namespace with {errno}: a chroot, a seccomp filter, \
              no_new_privs or an outer container forbids it (cure: start rrun outside of it)"
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::sleep;
+    use std::time::Duration;
+
+    use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+
+    use super::*;
+    use crate::sys::filter::tests::in_child;
+    use crate::userns::subid::rootless_maps;
+
+    /// A process in a new user namespace without maps.
+    struct Namespace(Child);
+
+    impl Namespace {
+        fn new() -> Self {
+            let mut command = Command::new("unshare");
+            let namespace = Self(command.args(["--user", "sleep", "1000"]).spawn().unwrap());
+            let link = |of: &str| fs::read_link(format!("/proc/{of}/ns/user")).unwrap();
+            while link(&namespace.pid().to_string()) == link("self") {
+                sleep(Duration::from_millis(1));
+            }
+            namespace
+        }
+
+        fn pid(&self) -> Pid {
+            Pid::from_raw(i32::try_from(self.0.id()).unwrap())
+        }
+
+        fn shown(&self, file: &str) -> Vec<IdMap> {
+            map::parse(&fs::read_to_string(format!("/proc/{}/{file}", self.pid())).unwrap())
+                .unwrap()
+        }
+    }
+
+    impl Drop for Namespace {
+        fn drop(&mut self) {
+            self.0.kill().and_then(|()| self.0.wait()).unwrap();
+        }
+    }
+
+    /// Becomes somebody without privileges and without subordinate ids, if we are root.
+    fn become_nobody() {
+        const NOBODY: u32 = 65_534;
+        if geteuid().is_root() {
+            setgroups(&[]).unwrap();
+            setgid(Gid::from_raw(NOBODY)).unwrap();
+            setuid(Uid::from_raw(NOBODY)).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_maps_of_whoever_runs_this_arrive() {
+        let (maps, _warning) = rootless_maps().unwrap();
+        let namespace = Namespace::new();
+        write_maps(namespace.pid(), &maps).unwrap();
+        assert_eq!(namespace.shown("uid_map"), maps.uids);
+        assert_eq!(namespace.shown("gid_map"), maps.gids);
+    }
+
+    #[test]
+    fn anybody_may_map_his_own_ids() {
+        in_child(|| {
+            become_nobody();
+            let maps = IdMaps::single(geteuid().as_raw(), getegid().as_raw());
+            let namespace = Namespace::new();
+            write_maps(namespace.pid(), &maps).unwrap();
+            assert_eq!(namespace.shown("uid_map"), maps.uids);
+            assert_eq!(namespace.shown("gid_map"), maps.gids);
+            let error = format!("{:#}", write_maps(namespace.pid(), &maps).unwrap_err());
+            assert!(error.contains("/proc/") && error.contains("EPERM"), "{error}");
+        });
+    }
+
+    #[test]
+    fn a_range_of_somebody_else_is_refused_with_the_cure() {
+        in_child(|| {
+            become_nobody();
+            let stolen = vec![IdMap { inside: 0, outside: 5, count: 10 }];
+            let maps = IdMaps { uids: stolen.clone(), gids: stolen };
+            let namespace = Namespace::new();
+            let error = format!("{:#}", write_maps(namespace.pid(), &maps).unwrap_err());
+            assert!(error.starts_with("newuidmap: "), "{error}");
+            assert!(error.contains("/etc/subuid"), "{error}");
+            assert_eq!(namespace.shown("uid_map"), []);
+        });
+    }
+
+    #[test]
+    fn only_root_maps_any_range() {
+        let range = vec![IdMap { inside: 0, outside: 4_000_000_000, count: 1000 }];
+        let maps = IdMaps { uids: range.clone(), gids: range };
+        let namespace = Namespace::new();
+        let written = write_maps(namespace.pid(), &maps);
+        if geteuid().is_root() {
+            written.unwrap();
+            assert_eq!(namespace.shown("gid_map"), maps.gids);
+        } else {
+            assert!(format!("{:#}", written.unwrap_err()).contains("is not the caller's"));
+        }
+    }
+
+    #[test]
+    fn every_switch_has_its_cure() {
+        let on = Switches { most: Some(100), unprivileged_clone: None, apparmor_restricts: None };
+        for (errno, switches, cure) in [
+            (Errno::ENOSPC, Switches { most: Some(0), ..on }, "user.max_user_namespaces=15000"),
+            (
+                Errno::EPERM,
+                Switches { unprivileged_clone: Some(0), ..on },
+                "kernel.unprivileged_userns_clone=1",
+            ),
+            (
+                Errno::EPERM,
+                Switches { apparmor_restricts: Some(1), ..on },
+                "apparmor_restrict_unprivileged_userns=0",
+            ),
+            (Errno::EUSERS, Switches { apparmor_restricts: Some(0), ..on }, "nested too deeply"),
+            (Errno::EPERM, on, "a chroot, a seccomp filter"),
+        ] {
+            let text = explain(errno, &switches);
+            assert!(text.contains(cure) && text.contains("(cure: "), "{text}");
+        }
+    }
+
+    #[test]
+    fn helpers_are_known_by_their_complaints() {
+        let said = "newuidmap: uid range [0-10) -> [5-15) not allowed";
+        assert!(helper_cure(Helper::Uids, said).contains("add it to /etc/subuid"));
+        assert!(
+            helper_cure(Helper::Gids, "Cannot determine your user name.").contains("/etc/passwd")
+        );
+        assert!(is_privileged(&find(Helper::Gids).unwrap()));
+        assert!(!is_privileged(Path::new("/bin/sh")));
     }
 }

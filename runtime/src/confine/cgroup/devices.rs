@@ -116,8 +116,7 @@ fn number(number: Option<i64>) -> Result<Option<i32>> {
     Ok(number)
 }
 
-/// Puts `rules` in force. Who may not, because he has no privilege on the host, cannot make or reach a
-/// device beyond what the file permissions give him, so that is no failure.
+/// Puts `rules` in force, unless the cgroup's maker has no privileges and may not.
 pub(super) fn apply(cgroup: &Cgroup, rules: &[Rule]) -> Result<()> {
     if rules.is_empty() {
         return Ok(());
@@ -128,7 +127,7 @@ pub(super) fn apply(cgroup: &Cgroup, rules: &[Rule]) -> Result<()> {
         (None, None) => return Ok(()),
     };
     match applied {
-        Err(Errno::EPERM | Errno::EACCES) if !nix::unistd::geteuid().is_root() => Ok(()),
+        Err(Errno::EPERM | Errno::EACCES) if !cgroup.privileged => Ok(()),
         applied => applied.context("/linux/resources/devices: put the device rules in force"),
     }
 }

@@ -4,10 +4,13 @@ use std::fs::OpenOptions;
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
-/// Reads a control file.
+/// What most control files fit into, in bytes.
+const USUAL: usize = 4096;
+
+/// Reads a control file, whose size nobody knows beforehand: asking for it would be two calls for nothing.
 pub(super) fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    OpenOptions::new().read(true).open(path)?.read_to_string(&mut text)?;
+    let mut text = String::with_capacity(USUAL);
+    OpenOptions::new().read(true).open(path)?.take(u64::MAX).read_to_string(&mut text)?;
     Ok(text)
 }
 

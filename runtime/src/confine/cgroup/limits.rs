@@ -59,8 +59,12 @@ impl Limits {
         &self.devices
     }
 
-    /// Fails if there is a limit: there is no cgroup to put it in.
-    pub(super) fn refuse_without_cgroup(&self) -> Result<()> {
+    /// For a container that gets no cgroup at all.
+    ///
+    /// # Errors
+    ///
+    /// The first limit that would have needed one, with the cure; device rules alone are none.
+    pub fn refuse_without_cgroup(&self) -> Result<()> {
         self.settings.first().map_or(Ok(()), |setting| Err(setting.nowhere()))
     }
 

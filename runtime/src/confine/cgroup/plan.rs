@@ -35,6 +35,8 @@ struct Place {
 /// caller's own cgroup. Where version 2 is alone, from the parent of that first, as in runc: a cgroup
 /// with processes cannot hand controllers to its children.
 ///
+/// `privileged` says whether the caller is root on the host, to whom a refusal is an error.
+///
 /// # Errors
 ///
 /// A path with `..`, or one that names the hierarchy's root.
@@ -42,7 +44,7 @@ pub fn plan(
     hierarchies: &Hierarchies,
     id: &str,
     cgroups_path: Option<&Path>,
-    euid_is_root: bool,
+    privileged: bool,
 ) -> Result<Option<CgroupPlan>> {
     let given = cgroups_path.filter(|path| !path.as_os_str().is_empty());
     let path = given.unwrap_or(Path::new(id));
@@ -63,7 +65,7 @@ pub fn plan(
     };
     let all = hierarchies.v1.iter().chain(&hierarchies.unified);
     let places = all.map(place).collect::<Vec<_>>();
-    Ok((!places.is_empty()).then_some(CgroupPlan { places, must: euid_is_root }))
+    Ok((!places.is_empty()).then_some(CgroupPlan { places, must: privileged }))
 }
 
 /// `path` without its root and without `.`.
@@ -88,7 +90,7 @@ impl CgroupPlan {
     /// A refusal to root, or to anybody who asked for `limits`; a cgroup that is there already and
     /// holds processes. What was made is removed again.
     pub fn create(&self, limits: &Limits) -> Result<Option<Cgroup>> {
-        let mut made = Cgroup::default();
+        let mut made = Cgroup { privileged: self.must, ..Cgroup::default() };
         for place in &self.places {
             match place.create() {
                 Ok(directory) => made.add(directory),
@@ -135,13 +137,18 @@ impl Place {
 
     fn create_at(&self, path: &Path) -> io::Result<()> {
         const ALL: Mode = Mode::from_bits_truncate(0o755);
+        let is_cpuset = self.controllers.iter().any(|name| name == "cpuset");
         match mkdir(path, ALL) {
+            Ok(()) if is_cpuset => return fill_cpuset(path, &self.mount),
+            Ok(()) => return Ok(()),
             Err(Errno::ENOENT) => fs::create_dir_all(path)?,
             Err(Errno::EEXIST) => must_be_empty(path)?,
-            made => made?,
+            Err(errno) => return Err(errno.into()),
         }
-        if self.controllers.iter().any(|name| name == "cpuset") {
-            inherit_cpuset(path, &self.mount)?;
+        if is_cpuset {
+            for file in CPUSET {
+                inherited(path, &self.mount, file)?;
+            }
         }
         Ok(())
     }
@@ -156,22 +163,24 @@ fn must_be_empty(path: &Path) -> io::Result<()> {
 }
 
 /// No process may enter a cpuset of version 1 without processors and memory nodes, and a new one has
-/// none: it gets its parent's, and that one its parent's first.
-fn inherit_cpuset(path: &Path, mount: &Path) -> io::Result<()> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        inherit_file(path, mount, file)?;
-    }
-    Ok(())
+/// neither: it gets its parent's.
+const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+
+fn fill_cpuset(path: &Path, mount: &Path) -> io::Result<()> {
+    CPUSET.into_iter().try_for_each(|file| fill(path, mount, file).map(drop))
 }
 
-fn inherit_file(path: &Path, mount: &Path, file: &str) -> io::Result<String> {
+fn fill(path: &Path, mount: &Path, file: &str) -> io::Result<String> {
+    let from = path.parent().unwrap_or(mount);
+    let text = inherited(from, mount, file)?;
+    files::write(&path.join(file), text.trim_end())?;
+    Ok(text)
+}
+
+/// What `path` has, after it got its parent's if it had nothing.
+fn inherited(path: &Path, mount: &Path, file: &str) -> io::Result<String> {
     let own = files::read(&path.join(file))?;
-    let (Some(parent), true) = (path.parent(), own.trim_end().is_empty() && path != mount) else {
-        return Ok(own);
-    };
-    let inherited = inherit_file(parent, mount, file)?;
-    files::write(&path.join(file), inherited.trim_end())?;
-    Ok(inherited)
+    if own.trim_end().is_empty() && path != mount { fill(path, mount, file) } else { Ok(own) }
 }
 
 #[cfg(test)]

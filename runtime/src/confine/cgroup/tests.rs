@@ -3,6 +3,7 @@ use std::process::{Child, Command};
 use nix::unistd::{geteuid, getpid};
 
 use super::*;
+use crate::sys::filter::tests::in_child;
 
 /// The hierarchies of this machine; with `v2_only` as if version 1 were not mounted.
 fn hierarchies(v2_only: bool) -> Hierarchies {
@@ -79,6 +80,34 @@ fn without_the_kill_file_everything_is_frozen_and_killed() {
     }
     cgroup.unified = unified;
     cgroup.remove().unwrap();
+}
+
+#[test]
+fn a_process_enters_by_itself_through_what_others_opened() {
+    let Some(cgroup) = make("entrance", false) else { return };
+    let entrance = cgroup.entrance(true).unwrap();
+    in_child(|| {
+        // Files are asked who opened them, so even a process without any rights may pass.
+        caps::clear(None, caps::CapSet::Effective).unwrap();
+        entrance.pass().unwrap();
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let inside = own.lines().filter(|line| line.contains("rrun-test-entrance")).count();
+        assert_eq!(inside, cgroup.directories().count(), "{own}");
+    });
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn what_is_frozen_can_be_killed() {
+    for v2_only in [false, true] {
+        let Some(cgroup) = make("paused", v2_only) else { continue };
+        let (mut child, pid) = sleeper();
+        cgroup.enter(pid).unwrap();
+        cgroup.freeze().unwrap();
+        cgroup.kill_all().unwrap();
+        child.wait().unwrap();
+        cgroup.remove().unwrap();
+    }
 }
 
 #[test]
