@@ -1,0 +1,221 @@
+//! `exec`: one more process in a container that runs.
+
+use std::fs::{self, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::common::terminal::{ConsoleSocket, Terminal};
+use crate::common::{Outcome, Sandbox, outcome, rrun_binary};
+
+/// A container that sleeps, and its id.
+fn sleeping() -> (Sandbox, String) {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sleep", "1000"]);
+    fs::write(bundle.inside("/etc/not-executable"), "no").unwrap();
+    let id = sandbox.start(&bundle, "exec");
+    (sandbox, id)
+}
+
+/// `exec` with `flags` and the shell `script`.
+fn shell(sandbox: &Sandbox, flags: &[&str], id: &str, script: &str) -> Outcome {
+    sandbox.rrun(&[&["exec"], flags, &[id, "sh", "-c", script]].concat())
+}
+
+#[test]
+fn the_exit_code_is_the_process_s() {
+    let (sandbox, id) = sleeping();
+    shell(&sandbox, &[], &id, "exit 0").exits(0);
+    shell(&sandbox, &[], &id, "exit 42").exits(42);
+    shell(&sandbox, &[], &id, "kill -9 $$").exits(137);
+    shell(&sandbox, &[], &id, "kill -TERM $$").exits(143);
+    sandbox.remove(&id);
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn the_three_streams_pass_through() {
+    let (sandbox, id) = sleeping();
+    let mut command = sandbox.command(&["exec", &id, "sh", "-c", "cat; echo complaint >&2"]);
+    let mut exec = outcome::spawn(command.stdin(Stdio::piped()));
+    exec.child.stdin.take().unwrap().write_all(b"through\n").unwrap();
+    let outcome = exec.wait().ok();
+    assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("through\n", "complaint\n"));
+}
+
+#[test]
+fn it_is_in_every_namespace_of_the_container() {
+    let (sandbox, id) = sleeping();
+    let script = "for kind in cgroup ipc mnt net pid user uts; do for id in self 1; do readlink /proc/$id/ns/$kind; done; done";
+    let outcome = shell(&sandbox, &[], &id, script).ok();
+    let links: Vec<_> = outcome.stdout.lines().collect();
+    assert_eq!(links.len(), 14, "{outcome}");
+    assert!(links.chunks(2).all(|pair| pair[0] == pair[1]), "{outcome}");
+}
+
+#[test]
+fn it_is_in_the_cgroups_of_the_container() {
+    let (sandbox, id) = sleeping();
+    let outcome =
+        shell(&sandbox, &[], &id, "diff /proc/self/cgroup /proc/1/cgroup && echo same").ok();
+    assert_eq!(outcome.stdout, "same\n");
+}
+
+#[test]
+fn directory_environment_and_user_can_be_given() {
+    let (sandbox, id) = sleeping();
+    let printed =
+        |flags: &[&str], script| shell(&sandbox, flags, &id, script).ok().line().to_owned();
+    assert_eq!(printed(&["--cwd", "/etc"], "pwd"), "/etc");
+    assert_eq!(printed(&["--env", "A=1", "-e", "B=2 3"], "echo $A $B $TERM"), "1 2 3 xterm");
+    assert_eq!(printed(&["--user", "7:8"], "id -u; id -g"), "7\n8");
+    assert_eq!(printed(&["-u", "7"], "id -u; id -g"), "7\n0");
+    assert_eq!(
+        printed(&["--user", "7:8", "--additional-gids", "9", "-g", "10"], "id -G"),
+        "8 9 10"
+    );
+}
+
+#[test]
+fn a_user_is_a_number_and_never_a_guess() {
+    let (sandbox, id) = sleeping();
+    for user in ["ada", "-1", "7:", ":7", "7:8:9", "0x0", "4294967296", "", " 7"] {
+        let outcome = sandbox.rrun(&["exec", &format!("--user={user}"), &id, "id"]);
+        assert_ne!(outcome.code, 0, "{outcome}");
+        assert_eq!(outcome.stdout, "", "{outcome}");
+    }
+}
+
+#[test]
+fn capabilities_are_the_container_s_and_those_added() {
+    let (sandbox, id) = sleeping();
+    // CAP_AUDIT_WRITE 29, CAP_KILL 5, CAP_NET_BIND_SERVICE 10, CAP_CHOWN 0
+    let sets = "grep -E 'Cap(Inh|Prm|Eff|Bnd)' /proc/self/status | cut -f2";
+    let own =
+        ["0000000000000000", "0000000020000420", "0000000020000420", "0000000020000420"].join("\n");
+    assert_eq!(shell(&sandbox, &[], &id, sets).ok().line(), own);
+    let more = shell(&sandbox, &["--cap", "CAP_CHOWN"], &id, sets).ok();
+    assert!(more.stdout.lines().skip(1).all(|set| set == "0000000020000421"), "{more}");
+    assert_eq!(more.stdout.lines().next(), Some("0000000000000000"), "nothing becomes inheritable");
+}
+
+#[test]
+fn a_process_file_says_it_all() {
+    let (sandbox, id) = sleeping();
+    let file = sandbox.join("process.json");
+    let process = json!({
+        "user": { "uid": 7, "gid": 8, "additionalGids": [9], "umask": 0o27 },
+        "args": ["sh", "-c", "id -u; id -G; pwd; umask; echo $COLOUR; grep NoNewPrivs /proc/self/status | cut -f2; ulimit -n; exit 3"],
+        "env": ["PATH=/bin", "COLOUR=red"],
+        "cwd": "/tmp",
+        "noNewPrivileges": true,
+        "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": 77, "hard": 99 }],
+    });
+    fs::write(&file, process.to_string()).unwrap();
+    let outcome = sandbox.rrun(&["exec", "--process", file.to_str().unwrap(), &id]).exits(3);
+    assert_eq!(outcome.stdout, "7\n8 9\n/tmp\n0027\nred\n1\n77\n");
+}
+
+#[test]
+fn detached_it_returns_while_the_process_runs() {
+    let (sandbox, id) = sleeping();
+    let file = sandbox.join("pid");
+    sandbox
+        .rrun(&["exec", "--detach", "--pid-file", file.to_str().unwrap(), &id, "sleep", "2000"])
+        .ok();
+    let pid = fs::read_to_string(file).unwrap();
+    let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    assert_eq!(command, "sleep\x002000\0");
+    sandbox.remove(&id);
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn it_may_have_a_terminal() {
+    let (sandbox, id) = sleeping();
+    let mut terminal = Terminal::new();
+    let script = "tty; stty size; read word; echo \"got $word\"; exit 6";
+    let mut exec = terminal.spawn(&sandbox.command(&["exec", "--tty", &id, "sh", "-c", script]));
+    terminal.screen.shows("/dev/pts/0");
+    terminal.screen.shows("24 80");
+    terminal.screen.types("plums\n");
+    terminal.screen.shows("got plums");
+    assert_eq!(exec.wait().unwrap().code(), Some(6));
+}
+
+#[test]
+fn the_console_socket_receives_its_terminal() {
+    let (sandbox, id) = sleeping();
+    let path = sandbox.join("console.sock");
+    let socket = ConsoleSocket::bind(&path);
+    let flags = ["--tty", "--detach", "--console-socket", path.to_str().unwrap()];
+    shell(&sandbox, &flags, &id, "tty; sleep 1000").ok();
+    socket.receive().shows("/dev/pts/0");
+    sandbox.remove(&id);
+}
+
+#[test]
+fn engines_find_out_why_it_did_not_start() {
+    let (sandbox, id) = sleeping();
+    let absent = sandbox.rrun(&["exec", &id, "no-such-program"]).exits(255);
+    absent.complains_of(&["no-such-program", "executable file not found in $PATH"]);
+    let absent = sandbox.rrun(&["exec", &id, "/no/such/program"]).exits(255);
+    absent.complains_of(&["/no/such/program", "no such file or directory"]);
+    let refused = sandbox.rrun(&["exec", &id, "/etc/not-executable"]).exits(255);
+    refused.complains_of(&["/etc/not-executable", "permission denied"]);
+    sandbox.rrun(&["exec", "--cwd", "/no/where", &id, "true"]).complains_of(&["/no/where"]);
+}
+
+#[test]
+fn a_created_container_takes_it_too() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["true"]);
+    let id = sandbox.id("created");
+    sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).ok();
+    sandbox.rrun(&["exec", &id, "true"]).ok();
+    assert_eq!(sandbox.state(&id)["status"], "created");
+    sandbox.rrun(&["delete", "--force", &id]).ok();
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn no_descriptor_of_the_caller_reaches_it() {
+    let (sandbox, id) = sleeping();
+    let listed = shell(&sandbox, &[], &id, "ls /proc/self/fd").ok();
+    assert_eq!(listed.stdout, "0\n1\n2\n3\n", "3 is the directory that it lists");
+}
+
+/// The runtime that enters a container must not give it a way to overwrite the runtime's binary
+/// (CVE-2019-5736): a program inside opens every foreign executable it sees, and writes to it
+/// when it no longer runs.
+#[test]
+fn the_runtime_s_binary_is_not_written_through_it() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sh", "-c", ATTACK]);
+    fs::write(bundle.inside("/bin/trap"), "#!/proc/self/exe\n").unwrap();
+    fs::set_permissions(bundle.inside("/bin/trap"), Permissions::from_mode(0o755)).unwrap();
+    let binary = sandbox.join("rrun");
+    fs::copy(rrun_binary(), &binary).unwrap();
+    let id = sandbox.start(&bundle, "sealed");
+    for program in ["/bin/trap", "true"].repeat(20) {
+        let mut command = Command::new(&binary);
+        command.arg("--root").arg(sandbox.root()).args(["exec", &id, program]);
+        outcome::spawn(&mut command).wait();
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(sandbox.state(&id)["status"], "running", "the attack goes on");
+    assert!(fs::read(&binary).unwrap() == fs::read(rrun_binary()).unwrap(), "overwritten");
+}
+
+const ATTACK: &str = r#"
+while :; do
+    for exe in /proc/[0-9]*/exe; do
+        case $(readlink $exe) in
+        */busybox | "") ;;
+        *) (exec 3<$exe && sleep 0.2 && echo >>/proc/self/fd/3) 2>/dev/null & ;;
+        esac
+    done
+done"#;

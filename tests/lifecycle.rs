@@ -1,0 +1,343 @@
+//! What may happen to a container, in which order, and what is on disk meanwhile.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::common::{Bundle, Sandbox, eventually, leftovers};
+
+/// A program that says `ready`, and ends with 7 when told to terminate.
+const POLITE: &str = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.02; done";
+
+#[test]
+fn a_container_is_created_then_running_then_stopped_then_gone() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sleep", "1000"]);
+    let id = sandbox.id("life");
+    sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).ok();
+    assert_eq!(sandbox.state(&id)["status"], "created");
+    sandbox.rrun(&["start", &id]).ok();
+    assert_eq!(sandbox.state(&id)["status"], "running");
+    sandbox.rrun(&["kill", &id, "KILL"]).ok();
+    sandbox.wait_until_stopped(&id);
+    assert_eq!(sandbox.state(&id)["pid"], 0);
+    sandbox.rrun(&["delete", &id]).ok();
+    sandbox.rrun(&["state", &id]).complains_of(&["does not exist"]);
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn state_has_what_engines_read() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sleep", "1000"]);
+    bundle.edit(|config| config["annotations"] = json!({ "org.example.colour": "red" }));
+    let id = sandbox.start(&bundle, "fields");
+    let state = sandbox.state(&id);
+    assert!(state["ociVersion"].as_str().unwrap().starts_with("1."), "{state}");
+    assert_eq!(state["id"], id.as_str());
+    assert_eq!(state["bundle"], bundle.as_str());
+    assert_eq!(state["rootfs"], bundle.rootfs().to_str().unwrap());
+    assert_eq!(state["annotations"]["org.example.colour"], "red");
+    assert!(state["owner"].is_string(), "{state}");
+    let created = state["created"].as_str().unwrap();
+    assert!(created.contains('T') && created.ends_with('Z') && created.contains('.'), "{created}");
+    let pid = state["pid"].as_i64().unwrap();
+    assert_eq!(fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "sleep\n");
+    sandbox.remove(&id);
+}
+
+#[test]
+fn nothing_of_the_program_runs_before_start() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sh", "-c", "echo started > /trace"]);
+    let id = sandbox.id("waits");
+    sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).ok();
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(!bundle.inside("/trace").exists());
+    sandbox.rrun(&["start", &id]).ok();
+    sandbox.wait_until_stopped(&id);
+    assert_eq!(bundle.read("/trace"), "started\n");
+    sandbox.rrun(&["delete", &id]).ok();
+}
+
+#[test]
+fn the_pid_file_is_there_when_create_returns() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["true"]);
+    let (id, file) = (sandbox.id("pid"), sandbox.join("pid"));
+    sandbox
+        .rrun(&["create", "--bundle", bundle.as_str(), "--pid-file", file.to_str().unwrap(), &id])
+        .ok();
+    let text = fs::read_to_string(file).unwrap();
+    assert_eq!(text, sandbox.state(&id)["pid"].to_string(), "decimal digits and nothing else");
+    sandbox.rrun(&["delete", "--force", &id]).ok();
+}
+
+#[test]
+fn the_bundle_is_the_working_directory_unless_named() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["true"]);
+    let mut command = sandbox.command(&["run", &sandbox.id("here")]);
+    crate::common::outcome::spawn(command.current_dir(bundle.path())).wait().ok();
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn signals_have_names_and_numbers() {
+    for signal in ["TERM", "SIGTERM", "15", "term"] {
+        let sandbox = Sandbox::new();
+        let bundle = sandbox.bundle(&["sh", "-c", POLITE]);
+        let id = sandbox.id("signal");
+        let created = sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).ok();
+        sandbox.rrun(&["start", &id]).ok();
+        eventually("the program is ready", || created.stdout_now() == "ready\n");
+        sandbox.rrun(&["kill", &id, "no-such-signal"]).exits(1).complains_of(&["no-such-signal"]);
+        sandbox.rrun(&["kill", &id, signal]).ok();
+        sandbox.wait_until_stopped(&id);
+        sandbox.rrun(&["delete", &id]).ok();
+    }
+}
+
+#[test]
+fn kill_means_terminate_unless_told() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sh", "-c", POLITE]);
+    let id = sandbox.id("term");
+    let created = sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).ok();
+    sandbox.rrun(&["start", &id]).ok();
+    eventually("the program is ready", || created.stdout_now() == "ready\n");
+    sandbox.rrun(&["kill", &id]).ok();
+    sandbox.wait_until_stopped(&id);
+    sandbox.rrun(&["delete", &id]).ok();
+}
+
+#[test]
+fn the_stopped_cannot_be_killed_or_started() {
+    let sandbox = Sandbox::new();
+    let id = sandbox.start(&sandbox.bundle(&["true"]), "stopped");
+    sandbox.wait_until_stopped(&id);
+    sandbox.rrun(&["kill", &id, "KILL"]).exits(1).complains_of(&["container not running"]);
+    sandbox.rrun(&["kill", "--all", &id, "KILL"]).ok();
+    sandbox.rrun(&["start", &id]).exits(1).complains_of(&[&id]);
+    sandbox.rrun(&["exec", &id, "true"]).complains_of(&[&id]);
+    sandbox.rrun(&["delete", &id]).ok();
+}
+
+#[test]
+fn the_running_is_neither_deleted_nor_started_again() {
+    let sandbox = Sandbox::new();
+    let id = sandbox.start(&sandbox.bundle(&["sleep", "1000"]), "running");
+    sandbox.rrun(&["delete", &id]).exits(1).complains_of(&[&id]);
+    sandbox.rrun(&["start", &id]).exits(1).complains_of(&[&id]);
+    assert_eq!(sandbox.state(&id)["status"], "running");
+    sandbox.rrun(&["delete", "--force", &id]).ok();
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn the_created_may_be_deleted() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["true"]);
+    let id = sandbox.id("created");
+    sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).ok();
+    sandbox.rrun(&["delete", &id]).ok();
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn an_id_is_taken_until_deleted() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sleep", "1000"]);
+    let id = sandbox.start(&bundle, "taken");
+    let before = sandbox.state(&id);
+    sandbox
+        .rrun(&["create", "--bundle", bundle.as_str(), &id])
+        .exits(1)
+        .complains_of(&[&id, "exists"]);
+    assert_eq!(sandbox.state(&id), before);
+    sandbox.remove(&id);
+    let id = sandbox.start(&bundle, "taken");
+    sandbox.remove(&id);
+}
+
+#[test]
+fn an_id_is_one_safe_name() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["true"]);
+    let long = "a".repeat(1025);
+    for id in ["", ".", "..", "../up", "a/b", "a b", "a\nb", "a:b", "ü", &long] {
+        for verb in [&["create", "--bundle", bundle.as_str(), id][..], &["state", id]] {
+            let outcome = sandbox.rrun(verb);
+            assert_eq!((outcome.code, outcome.stdout.as_str()), (1, ""), "{outcome}");
+            assert_eq!(outcome.stderr.lines().count(), 1, "{outcome}");
+        }
+    }
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn a_program_killed_from_outside_has_stopped() {
+    let sandbox = Sandbox::new();
+    let id = sandbox.start(&sandbox.bundle(&["sleep", "1000"]), "outside");
+    let pid = Pid::from_raw(sandbox.state(&id)["pid"].as_i64().unwrap().try_into().unwrap());
+    kill(pid, Signal::SIGKILL).unwrap();
+    // Nobody has reaped it: a zombie has stopped too.
+    eventually("it has stopped", || sandbox.state(&id)["status"] == "stopped");
+    sandbox.rrun(&["delete", &id]).ok();
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn everything_in_the_container_ends_with_it() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sh", "-c", "sleep 1000 & setsid sleep 1000 & sleep 1000"]);
+    let id = sandbox.start(&bundle, "all");
+    eventually("three sleep", || {
+        sandbox.rrun(&["ps", "-f", "json", &id]).ok().stdout.split(',').count() == 3
+    });
+    sandbox.remove(&id);
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn without_a_pid_namespace_kill_all_reaches_all() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sh", "-c", "sleep 1000 & sleep 1000"]);
+    bundle.share_with_host("pid");
+    bundle.mount("/proc", "bind", "/proc", &["rbind"]);
+    bundle.edit(|config| {
+        config["linux"].as_object_mut().unwrap().retain(|key, _| key == "namespaces");
+    });
+    let id = sandbox.start(&bundle, "hostpid");
+    sandbox.rrun(&["kill", "--all", &id, "KILL"]).ok();
+    sandbox.wait_until_stopped(&id);
+    sandbox.rrun(&["delete", "--force", &id]).ok();
+    sandbox.assert_nothing_left();
+}
+
+/// A hook that appends its `name` and the state on its standard input to the file `trace`.
+fn hook(name: &str, trace: &str) -> Value {
+    let script = format!("{{ echo {name} $EXTRA; cat; echo; }} >> {trace}");
+    json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin", "EXTRA=e"] }])
+}
+
+/// A bundle with all six hooks: outside they write to `outside`, in the container to `/trace`.
+fn hooked(sandbox: &Sandbox, outside: &str) -> Bundle {
+    let bundle = sandbox.bundle(&["sh", "-c", "echo program >> /trace"]);
+    bundle.edit(|config| {
+        config["hooks"] = json!({ "startContainer": hook("startContainer", "/trace") });
+        for kind in ["prestart", "createRuntime", "createContainer", "poststart", "poststop"] {
+            config["hooks"][kind] = hook(kind, outside);
+        }
+    });
+    bundle
+}
+
+/// The traced names and the states that followed them.
+fn traced(text: &str) -> (Vec<String>, Vec<Value>) {
+    let (states, names): (Vec<_>, Vec<_>) =
+        text.lines().filter(|line| !line.is_empty()).partition(|line| line.starts_with('{'));
+    let states = states.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    (names.into_iter().map(str::to_owned).collect(), states)
+}
+
+#[test]
+fn six_hooks_run_in_order_with_the_state_on_standard_input() {
+    let sandbox = Sandbox::new();
+    let outside = sandbox.join("trace");
+    let bundle = hooked(&sandbox, outside.to_str().unwrap());
+    let id = sandbox.id("hooks");
+    sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).ok();
+    let (names, states) = traced(&fs::read_to_string(&outside).unwrap());
+    assert_eq!(names, ["prestart e", "createRuntime e", "createContainer e"]);
+    assert!(
+        states.iter().all(|state| state["id"] == id.as_str() && state["bundle"] == bundle.as_str()),
+        "{states:?}"
+    );
+    sandbox.rrun(&["start", &id]).ok();
+    sandbox.wait_until_stopped(&id);
+    sandbox.rrun(&["delete", &id]).ok();
+    let (names, states) = traced(&fs::read_to_string(&outside).unwrap());
+    assert_eq!(names[3..], ["poststart e", "poststop e"]);
+    assert_eq!(states[4]["status"], "stopped");
+    let (names, _states) = traced(&bundle.read("/trace"));
+    assert_eq!(names, ["startContainer e", "program"]);
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn a_failing_hook_fails_create_and_leaves_nothing() {
+    for kind in ["prestart", "createRuntime", "createContainer"] {
+        let sandbox = Sandbox::new();
+        let bundle = sandbox.bundle(&["true"]);
+        bundle.edit(|config| {
+            config["hooks"] = json!({ kind: [{ "path": "/bin/sh", "args": ["sh", "-c", "echo because >&2; exit 3"] }] });
+        });
+        let id = sandbox.id("hook");
+        sandbox
+            .rrun(&["create", "--bundle", bundle.as_str(), &id])
+            .complains_of(&[kind, "because"]);
+        sandbox.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_failing_start_container_hook_fails_start() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sh", "-c", "echo program > /trace"]);
+    bundle.edit(|config| config["hooks"] = json!({ "startContainer": [{ "path": "/bin/false" }] }));
+    let id = sandbox.id("hook");
+    sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).ok();
+    sandbox.rrun(&["start", &id]).complains_of(&["startContainer"]);
+    sandbox.rrun(&["delete", "--force", &id]).ok();
+    assert!(!bundle.inside("/trace").exists());
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn a_hook_has_its_time_and_no_more() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["true"]);
+    bundle.edit(|config| {
+        config["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1 }] });
+    });
+    let started = Instant::now();
+    let id = sandbox.id("slow");
+    sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).complains_of(&["createRuntime"]);
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn a_failing_poststop_hook_does_not_keep_the_container() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["true"]);
+    bundle.edit(|config| config["hooks"] = json!({ "poststop": [{ "path": "/bin/false" }] }));
+    let id = sandbox.start(&bundle, "poststop");
+    sandbox.wait_until_stopped(&id);
+    sandbox.rrun(&["delete", &id]).ok();
+    sandbox.assert_nothing_left();
+}
+
+/// Whenever `create` is killed, what is on disk can be read, and `delete --force` cleans it up.
+#[test]
+fn a_killed_create_can_be_cleaned_up() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sleep", "1000"]);
+    for delay in 0..40 {
+        let id = sandbox.id(&format!("killed{delay}"));
+        let mut create = sandbox.spawn(&["create", "--bundle", bundle.as_str(), &id]);
+        std::thread::sleep(Duration::from_micros(500 * delay));
+        let _ended_already = create.child.kill();
+        create.wait();
+        sandbox.rrun(&["list", "--format", "json"]).ok();
+        sandbox.rrun(&["delete", "--force", &id]).ok();
+        eventually("all of it is gone", || {
+            leftovers::find(sandbox.path(), &sandbox.root()).is_empty()
+        });
+    }
+    sandbox.assert_nothing_left();
+}

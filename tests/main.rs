@@ -1,0 +1,19 @@
+//! The command `rrun`, tested as its users meet it: real bundles, real namespaces, real mounts.
+//!
+//! Every test runs as root and as an ordinary user; where the two differ, the effective user id
+//! decides what is expected. `scripts/test` runs both.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+mod bad_input;
+mod cli;
+mod concurrent;
+mod exec;
+mod lifecycle;
+mod namespaces;
+mod overlay;
+mod process;
+mod rootfs;
+mod run;
+mod userns;
