@@ -1,0 +1,1 @@
+//! Random operations, compared after every step with a plain directory.
