@@ -149,6 +149,7 @@ fn paths(root: &Path) -> Vec<PathBuf> {
 }
 
 /// Carries a step out; the error it ends with, if any.
+#[expect(clippy::too_many_lines, reason = "a table: one line for each kind of step")]
 fn perform(root: &Path, step: &Step) -> Result<(), Errno> {
     let done = match step {
         Step::Create(path, size) => {
@@ -405,7 +406,8 @@ fn add_to_layer(random: &mut Random, root: &Path, model: &Path, step: &Step, bot
         return;
     }
     let below = fs::symlink_metadata(model.join(path)).ok();
-    let merges = matches!(step, Step::MakeFolder(_)) && below.as_ref().is_some_and(|m| m.is_dir());
+    let merges =
+        matches!(step, Step::MakeFolder(_)) && below.as_ref().is_some_and(fs::Metadata::is_dir);
     let opaque = merges && !bottom && random.below(2) == 0;
     if below.is_some() && (!merges || opaque) {
         remove(&model.join(path));

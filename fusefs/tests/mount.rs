@@ -108,19 +108,19 @@ fn depth_has_no_limit() {
     const DEPTH: usize = 1_200;
     everywhere(|_, stage| {
         let layers = Layers::new(stage, 1);
-        let step = "deeper/".repeat(1);
+        let step = "deeper";
         let here = std::env::current_dir().unwrap();
         std::env::set_current_dir(layers.lower(1)).unwrap();
         for _ in 0..DEPTH {
-            fs::create_dir(&step).unwrap();
-            std::env::set_current_dir(&step).unwrap();
+            fs::create_dir(step).unwrap();
+            std::env::set_current_dir(step).unwrap();
         }
         fs::write("bottom", "reached").unwrap();
         std::env::set_current_dir(&here).unwrap();
         let mounted = Mounted::new(&layers.config(), &layers.merged());
         std::env::set_current_dir(mounted.root()).unwrap();
         for _ in 0..DEPTH {
-            std::env::set_current_dir(&step).unwrap();
+            std::env::set_current_dir(step).unwrap();
         }
         assert_eq!(fs::read_to_string("bottom").unwrap(), "reached");
         fs::write("bottom", "changed").unwrap();

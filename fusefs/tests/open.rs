@@ -158,7 +158,7 @@ fn a_device_without_permission_is_refused_with_the_cure() {
         }
         let stand_in = stage.join("fuse");
         fs::write(&stand_in, "").unwrap();
-        fs::set_permissions(&stand_in, PermissionsExt::from_mode(0)).unwrap();
+        fs::set_permissions(&stand_in, PermissionsExt::from_mode(0o000)).unwrap();
         let none = None::<&str>;
         mount(Some(&stand_in), "/dev/fuse", none, MsFlags::MS_BIND, none).unwrap();
         setfsuid(Uid::from_raw(1000));

@@ -1,8 +1,6 @@
 //! Layers on disk.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, SFlag, mknod};
@@ -87,9 +85,4 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
         entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
-}
-
-/// A name of any bytes.
-pub(crate) fn odd(bytes: &[u8]) -> &OsStr {
-    OsStr::from_bytes(bytes)
 }
