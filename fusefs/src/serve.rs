@@ -39,7 +39,12 @@ pub fn serve(overlay: Overlay, device: OwnedFd) -> io::Result<()> {
     config.acl = SessionACL::All;
     config.n_threads = Some(THREADS);
     let server = Server::new(tree, writeback);
-    Session::from_fd(server, device, SessionACL::All, config)?.run()
+    match Session::from_fd(server, device, SessionACL::All, config) {
+        Ok(session) => session.run(),
+        // Unmounted before we were there.
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// How many descriptors the tree may keep, after asking for as many as there are.

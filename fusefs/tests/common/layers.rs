@@ -1,0 +1,88 @@
+//! Layers on disk.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{Mode, SFlag, mknod};
+use rrun_fusefs::Config;
+
+/// Directories for the layers of one overlay.
+pub(crate) struct Layers {
+    top: PathBuf,
+    lowers: usize,
+}
+
+impl Layers {
+    /// Makes `lowers` empty lower directories, an upper, a work directory and a mount point.
+    pub(crate) fn new(top: &Path, lowers: usize) -> Self {
+        for name in ["upper", "work", "merged"] {
+            fs::create_dir_all(top.join(name)).unwrap();
+        }
+        let layers = Self { top: top.to_owned(), lowers };
+        for number in 1..=lowers {
+            fs::create_dir_all(layers.lower(number)).unwrap();
+        }
+        layers
+    }
+
+    /// Lower directory `number`; 1 is the topmost.
+    pub(crate) fn lower(&self, number: usize) -> PathBuf {
+        self.top.join(format!("lower{number}"))
+    }
+
+    /// The upper directory.
+    pub(crate) fn upper(&self) -> PathBuf {
+        self.top.join("upper")
+    }
+
+    /// The work directory.
+    pub(crate) fn work(&self) -> PathBuf {
+        self.top.join("work")
+    }
+
+    /// Where to mount.
+    pub(crate) fn merged(&self) -> PathBuf {
+        self.top.join("merged")
+    }
+
+    /// All of it.
+    pub(crate) fn config(&self) -> Config {
+        Config {
+            lowerdirs: (1..=self.lowers).map(|number| self.lower(number)).collect(),
+            upperdir: Some(self.upper()),
+            workdir: Some(self.work()),
+            ..Config::default()
+        }
+    }
+
+    /// Makes the file `path` of a lower layer, and the directories above it.
+    pub(crate) fn file(&self, layer: usize, path: &str, contents: &str) -> PathBuf {
+        let path = self.lower(layer).join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, contents).unwrap();
+        path
+    }
+
+    /// Makes the directory `path` of a lower layer.
+    pub(crate) fn folder(&self, layer: usize, path: &str) -> PathBuf {
+        let path = self.lower(layer).join(path);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// Hides `path` in the layers below `layer`.
+    pub(crate) fn whiteout(&self, layer: usize, path: &str) {
+        let path = self.lower(layer).join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        mknod(&path, SFlag::S_IFCHR, Mode::empty(), 0).unwrap();
+    }
+}
+
+/// The names in a directory, sorted.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}

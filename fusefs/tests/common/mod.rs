@@ -1,0 +1,15 @@
+//! Stages for tests: layers, identities, mounts.
+
+mod checksum;
+mod fork;
+mod identity;
+mod layers;
+mod mounted;
+mod text;
+pub(crate) mod xattr;
+
+pub(crate) use checksum::checksum;
+pub(crate) use identity::{Identity, everywhere, in_user_namespace};
+pub(crate) use layers::{Layers, names};
+pub(crate) use mounted::Mounted;
+pub(crate) use text::tree_text;

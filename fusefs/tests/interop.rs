@@ -1,0 +1,195 @@
+//! Kernel overlayfs reads what we write, and the reverse.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount, umount};
+
+use crate::common::{Identity, Layers, Mounted, everywhere, names, tree_text};
+
+/// Mounts the same layers with the kernel's own overlayfs, as far as this identity may.
+fn kernel_mount(layers: &Layers, lowers: usize) {
+    let lower: Vec<_> =
+        (1..=lowers).map(|number| layers.lower(number).to_str().unwrap().to_owned()).collect();
+    let options = format!(
+        "userxattr,lowerdir={},upperdir={},workdir={}",
+        lower.join(":"),
+        layers.upper().display(),
+        layers.work().display()
+    );
+    let (kind, none) = (Some("overlay"), MsFlags::empty());
+    mount(kind, &layers.merged(), kind, none, Some(options.as_str())).unwrap();
+}
+
+/// Two layers with everything that merging is about.
+fn two_layers(stage: &Path) -> Layers {
+    let layers = Layers::new(stage, 2);
+    for file in ["keep", "change", "remove", "move", "d/a", "d/b", "gone/x", "opaque/old", "e/f/g"]
+    {
+        layers.file(2, file, file);
+    }
+    layers.file(1, "d/a", "newer");
+    layers.whiteout(1, "e/f");
+    symlink("keep", layers.lower(2).join("link")).unwrap();
+    layers
+}
+
+/// Changes of every kind.
+fn change(root: &Path) {
+    fs::write(root.join("change"), "changed").unwrap();
+    fs::write(root.join("new"), "new").unwrap();
+    fs::remove_file(root.join("remove")).unwrap();
+    fs::rename(root.join("move"), root.join("moved")).unwrap();
+    fs::remove_file(root.join("d/b")).unwrap();
+    fs::remove_dir_all(root.join("gone")).unwrap();
+    fs::remove_dir_all(root.join("opaque")).unwrap();
+    fs::create_dir(root.join("opaque")).unwrap();
+    fs::write(root.join("opaque/new"), "new").unwrap();
+    fs::create_dir(root.join("e/f")).unwrap();
+    fs::create_dir(root.join("made")).unwrap();
+    fs::write(root.join("made/file"), "file").unwrap();
+    fs::rename(root.join("made"), root.join("d/made")).unwrap();
+    fs::remove_file(root.join("link")).unwrap();
+    symlink("elsewhere", root.join("link")).unwrap();
+    fs::create_dir(root.join("replaced")).unwrap();
+    fs::remove_dir(root.join("replaced")).unwrap();
+    fs::remove_file(root.join("keep")).unwrap();
+    fs::create_dir(root.join("keep")).unwrap();
+}
+
+#[test]
+fn overlayfs_reads_what_we_write() {
+    everywhere(|identity, stage| {
+        let layers = two_layers(stage);
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        change(mounted.root());
+        let ours = tree_text(mounted.root());
+        assert_eq!(names(&mounted.path("opaque")), ["new"]);
+        mounted.unmount();
+        kernel_mount(&layers, 2);
+        let theirs = tree_text(&layers.merged());
+        umount(&layers.merged()).unwrap();
+        assert_eq!(ours, theirs, "{identity:?}");
+    });
+}
+
+#[test]
+fn we_read_what_overlayfs_writes() {
+    everywhere(|identity, stage| {
+        let layers = two_layers(stage);
+        kernel_mount(&layers, 2);
+        change(&layers.merged());
+        let theirs = tree_text(&layers.merged());
+        umount(&layers.merged()).unwrap();
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        let ours = tree_text(mounted.root());
+        mounted.unmount();
+        assert_eq!(ours, theirs, "{identity:?}");
+    });
+}
+
+/// Both do the same to the same layers, in turns.
+#[test]
+fn each_goes_on_where_the_other_stopped() {
+    everywhere(|_, stage| {
+        let layers = two_layers(stage);
+        for round in 0..3 {
+            let mounted = Mounted::new(&layers.config(), &layers.merged());
+            fs::write(mounted.path("d/a"), format!("ours {round}")).unwrap();
+            fs::create_dir(mounted.path("turn")).unwrap();
+            fs::write(mounted.path("turn/ours"), "").unwrap();
+            mounted.unmount();
+            kernel_mount(&layers, 2);
+            let text = fs::read_to_string(layers.merged().join("d/a")).unwrap();
+            assert_eq!(text, format!("ours {round}"));
+            assert_eq!(names(&layers.merged().join("turn")), ["ours"]);
+            fs::remove_dir_all(layers.merged().join("turn")).unwrap();
+            umount(&layers.merged()).unwrap();
+        }
+    });
+}
+
+/// Directories that overlayfs renamed with `redirect_dir=on`, which only real root may ask for.
+#[test]
+fn we_follow_the_redirects_of_overlayfs() {
+    everywhere(|identity, stage| {
+        if identity != Identity::Root {
+            return;
+        }
+        let layers = Layers::new(stage, 2);
+        layers.file(2, "a/b/c/file", "deep");
+        layers.file(2, "a/b/other", "other");
+        layers.file(1, "a/b/upper", "upper");
+        let options = format!(
+            "redirect_dir=on,lowerdir={}:{},upperdir={},workdir={}",
+            layers.lower(1).display(),
+            layers.lower(2).display(),
+            layers.upper().display(),
+            layers.work().display()
+        );
+        let (kind, none) = (Some("overlay"), MsFlags::empty());
+        mount(kind, &layers.merged(), kind, none, Some(options.as_str())).unwrap();
+        let root = layers.merged();
+        fs::rename(root.join("a/b"), root.join("a/sibling")).unwrap();
+        fs::rename(root.join("a/sibling/c"), root.join("far")).unwrap();
+        fs::create_dir(root.join("a/b")).unwrap();
+        let theirs = tree_text(&root);
+        umount(&root).unwrap();
+        let mounted = Mounted::new(&layers.config(), &root);
+        assert_eq!(mounted.read("far/file"), "deep");
+        assert_eq!(names(&mounted.path("a/sibling")), ["other", "upper"]);
+        let ours = tree_text(mounted.root());
+        mounted.unmount();
+        assert_eq!(ours, theirs);
+    });
+}
+
+/// Image layers carry whiteouts as files.
+#[test]
+fn markers_of_image_layers_hide() {
+    everywhere(|_, stage| {
+        let layers = Layers::new(stage, 2);
+        layers.file(2, "d/hidden", "");
+        layers.file(2, "d/shown", "");
+        layers.file(2, "o/old", "");
+        layers.file(1, "d/.wh.hidden", "");
+        layers.file(1, "o/.wh..wh..opq", "");
+        layers.file(1, "o/new", "");
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        assert_eq!(names(&mounted.path("d")), ["shown"]);
+        assert_eq!(names(&mounted.path("o")), ["new"]);
+        assert!(!mounted.path("d/hidden").exists());
+        fs::write(mounted.path("d/hidden"), "new").unwrap();
+        assert_eq!(mounted.read("d/hidden"), "new");
+        mounted.unmount();
+    });
+}
+
+#[test]
+fn fuse_overlayfs_reads_what_we_write() {
+    everywhere(|_, stage| {
+        let layers = two_layers(stage);
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        change(mounted.root());
+        let ours = tree_text(mounted.root());
+        mounted.unmount();
+        let options = format!(
+            "lowerdir={}:{},upperdir={},workdir={}",
+            layers.lower(1).display(),
+            layers.lower(2).display(),
+            layers.upper().display(),
+            layers.work().display()
+        );
+        let merged = layers.merged();
+        let started = std::process::Command::new("fuse-overlayfs")
+            .arg("-o")
+            .arg(options)
+            .arg(&merged)
+            .status();
+        assert!(started.expect("package fuse-overlayfs").success());
+        let theirs = tree_text(&merged);
+        umount(&merged).unwrap();
+        assert_eq!(ours, theirs);
+    });
+}
