@@ -185,8 +185,7 @@ pub fn set_attributes(
 
 /// Makes `new_root` the root of the mount namespace, with the old one stacked on the same place.
 ///
-/// The working directory must be `new_root`; afterwards it is the old root, which the caller
-/// detaches.
+/// The working directory must be the new root, and stays there; the caller detaches the old one.
 ///
 /// # Errors
 ///
