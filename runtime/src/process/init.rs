@@ -108,6 +108,9 @@ fn take_namespaces(plan: &Plan, site: &Site<'_>) -> anyhow::Result<()> {
     if plan.namespaces.makes(CloneFlags::CLONE_NEWCGROUP) {
         unshare(CloneFlags::CLONE_NEWCGROUP).context("make a cgroup namespace")?;
     }
+    if plan.namespaces.makes(CloneFlags::CLONE_NEWNET) {
+        crate::sys::network::switch_loopback_on().context("switch the loopback interface on")?;
+    }
     if let Some(name) = &plan.hostname {
         sethostname(name).with_context(|| format!("set the host name {name}"))?;
     }
