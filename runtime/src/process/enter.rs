@@ -47,7 +47,6 @@ pub struct Ready<'a> {
 pub fn prepare(program: &Program) -> anyhow::Result<Ready<'_>> {
     rlimits::apply(&program.rlimits)?;
     let environment = environment(program);
-    let made = make_working_directory(&program.directory);
     let capabilities = program.capabilities;
     capabilities.apply_bounding()?;
     capabilities.keep_on_user_change()?;
@@ -57,7 +56,7 @@ pub fn prepare(program: &Program) -> anyhow::Result<Ready<'_>> {
         prctl::set_no_new_privs().context("set no_new_privs")?;
     }
     umask(Mode::from_bits_truncate(program.umask.unwrap_or(0o022)));
-    enter_working_directory(&program.directory).map_err(|error| made.err().unwrap_or(error))?;
+    enter_working_directory(&program.directory)?;
     let executable = find(program, &environment)?;
     Ok(Ready { program, executable, environment, capabilities })
 }
@@ -123,12 +122,12 @@ fn take_user(program: &Program) -> anyhow::Result<()> {
     setresuid(uid, uid, uid).with_context(|| format!("become user {uid}"))
 }
 
-fn make_working_directory(path: &Path) -> anyhow::Result<()> {
-    if path.is_dir() {
-        return Ok(());
+/// Makes the working directory of the container's program, as runc does, if there is none. Where it
+/// cannot be made, [`prepare`] says that it is not there.
+pub fn make_working_directory(path: &Path) {
+    if !path.is_dir() {
+        let _missed_when_it_is_entered = std::fs::create_dir_all(path);
     }
-    std::fs::create_dir_all(path)
-        .with_context(|| format!("make the working directory {}", path.display()))
 }
 
 /// Goes to `path` and makes sure that it is inside: a descriptor of the host that leaked would

@@ -229,6 +229,7 @@ fn wait_and_become(
     parent: &Channel<ToParent, ToInit>,
     listener: &OwnedFd,
 ) -> anyhow::Result<Infallible> {
+    enter::make_working_directory(&plan.program.directory);
     let ready = enter::prepare(&plan.program)?;
     // Nothing is left here that the program will not have too, and whoever manages the container
     // must be able to enter its namespaces before it is started.
