@@ -90,7 +90,7 @@ impl Runtime {
         check_console(&plan, request)?;
         plan.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         let entry = self.containers.reserve(&request.id)?;
-        let attempt = Attempt { entry: Some(entry), pid_file: None, cgroup: None };
+        let attempt = Attempt { entry: Some(entry), pid_file: None, cgroup: None, new_layer: None };
         self.make(&bundle, plan, request, attempt)
     }
 
@@ -117,22 +117,28 @@ impl Runtime {
             },
         )?;
         plan.warnings.extend(warning.flatten());
-        self.give_writable_layer(&mut plan, &request.id)?;
         check_root(&plan)?;
         Ok(plan)
     }
 
     /// The kept layer for a layered root whose configuration names none.
-    fn give_writable_layer(&self, plan: &mut Plan, id: &ContainerId) -> anyhow::Result<()> {
+    fn give_writable_layer(
+        &self,
+        plan: &mut Plan,
+        id: &ContainerId,
+        attempt: &mut Attempt,
+    ) -> anyhow::Result<()> {
         let Some(layers) = &mut plan.root.overlay else { return Ok(()) };
         if layers.upperdir.is_some() {
             return Ok(());
         }
         let kept = KeptLayer::of(id, self.data_root()?);
-        kept.prepare(plan.maps.as_ref())?;
         layers.upperdir = Some(kept.upperdir());
         layers.workdir = Some(kept.workdir());
-        Ok(())
+        if !kept.exists() {
+            attempt.new_layer = Some(kept.clone());
+        }
+        kept.prepare(plan.maps.as_ref())
     }
 
     /// Where writable layers are kept.
@@ -149,10 +155,11 @@ impl Runtime {
     fn make(
         &self,
         bundle: &Bundle,
-        plan: Plan,
+        mut plan: Plan,
         request: &Request,
         mut attempt: Attempt,
     ) -> anyhow::Result<Created> {
+        self.give_writable_layer(&mut plan, &request.id, &mut attempt)?;
         let state = state_of_hooks(bundle, &request.id);
         let cgroups = self.cgroups(&bundle.spec, &plan, &request.id)?;
         attempt.cgroup.clone_from(&cgroups.cgroup);
@@ -230,6 +237,7 @@ struct Attempt {
     entry: Option<Entry>,
     pid_file: Option<PathBuf>,
     cgroup: Option<Cgroup>,
+    new_layer: Option<KeptLayer>,
 }
 
 impl Attempt {
@@ -241,6 +249,7 @@ impl Attempt {
     fn succeed(mut self) -> anyhow::Result<Entry> {
         self.pid_file = None;
         self.cgroup = None;
+        self.new_layer = None;
         self.entry.take().context("the container's directory")
     }
 }
@@ -251,6 +260,9 @@ impl Drop for Attempt {
             let _gone_already = fs::remove_file(path);
         }
         undo_cgroup(self.cgroup.as_ref());
+        if let Some(Err(error)) = self.new_layer.take().map(|layer| layer.purge()) {
+            log::warn!("{error:#}");
+        }
         if let Some(Err(error)) = self.entry.take().map(Entry::remove) {
             log::warn!("{error:#}");
         }
