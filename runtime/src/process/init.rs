@@ -13,6 +13,7 @@ use nix::sys::socket::{SockFlag, accept4};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, getpid, sethostname, setresgid, setresuid, setsid};
 
+use crate::confine::cgroup::Entrance;
 use crate::console;
 use crate::container::Status;
 use crate::hooks;
@@ -33,12 +34,15 @@ pub struct Ends {
     pub server: Option<Channel<ToServer, FromServer>>,
     /// Where `start` connects.
     pub listener: OwnedFd,
+    /// Through which init moves itself into the container's cgroups.
+    pub entrance: Option<Entrance>,
 }
 
 /// Runs as init; returns, with an exit code, only if it could not become its program.
 pub fn run(plan: &Plan, site: &Site<'_>, ends: Ends) -> u8 {
-    let Ends { parent, server, listener } = ends;
-    let Err(error) = set_up(plan, site, &parent, server, &listener);
+    let Ends { parent, server, listener, entrance } = ends;
+    let inside = entrance.map_or(Ok(()), |entrance| entrance.pass());
+    let Err(error) = inside.and_then(|()| set_up(plan, site, &parent, server, &listener));
     if !error.is::<Gone>() {
         let _nobody_is_left_to_tell =
             parent.send(&ToParent::Failed { chain: format!("{error:#}") });

@@ -1,7 +1,7 @@
 //! The command's side of making a container: everything that init cannot do for itself.
 
 use std::fs::File;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -14,6 +14,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rrun_spec::oci::Hook;
 
+use crate::confine::cgroup::Cgroup;
 use crate::container::Status;
 use crate::hooks;
 use crate::namespaces::{self, Opened};
@@ -61,7 +62,9 @@ pub fn make(order: &Order<'_>) -> anyhow::Result<Made> {
     let layered = order.plan.root.overlay.as_ref();
     let (to_server, to_init) = layered.map(|_| pair()).transpose()?.unzip();
     let listener = listen_for_start(order.entry)?;
-    let init = spawn(order, Ends { parent: to_parent, server: to_server, listener })?;
+    let entrance = order.site.cgroups.cgroup.as_ref().map(|cgroup| cgroup.entrance(false));
+    let entrance = entrance.transpose()?;
+    let init = spawn(order, Ends { parent: to_parent, server: to_server, listener, entrance })?;
     let mut made = Made { init, server: None, console: None, channel, keep: false };
     made.equip(order, to_init)?;
     made.channel.send(&ToInit::Go).or_else(|error| made.explain(error))?;
@@ -121,7 +124,10 @@ fn await_exec(channel: &Channel<ToInit, ToParent>) -> anyhow::Result<()> {
 /// Makes init, by way of an usher if there are namespaces to join.
 fn spawn(order: &Order<'_>, ends: Ends) -> anyhow::Result<Child> {
     let joined = namespaces::open(&order.plan.namespaces.join)?;
-    let new = Clone { namespaces: order.plan.namespaces.at_clone(), ..Clone::default() };
+    let unified = order.site.cgroups.cgroup.as_ref().and_then(Cgroup::unified_dir);
+    let unified = unified.map(File::open).transpose().context("open the cgroup")?;
+    let cgroup = unified.as_ref().map(AsFd::as_fd);
+    let new = Clone { namespaces: order.plan.namespaces.at_clone(), cgroup, ..Clone::default() };
     if joined.is_empty() {
         return clone(new, || init::run(order.plan, order.site, ends)).map_err(explain_clone);
     }
@@ -194,9 +200,6 @@ impl Made {
     ) -> anyhow::Result<()> {
         if let Some(maps) = &order.plan.maps {
             write_maps(self.init.pid, maps)?;
-        }
-        if let Some(cgroup) = &order.site.cgroups.cgroup {
-            cgroup.enter(self.init.pid)?;
         }
         if let (Some(layers), Some(to_init)) = (&order.plan.root.overlay, to_init) {
             let namespace = order.site.own_user_namespace.then(|| self.user_namespace());

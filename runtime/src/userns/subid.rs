@@ -101,17 +101,11 @@ fn own_maps(uid_map: &str, gid_map: &str) -> Result<(IdMaps, Option<String>)> {
     Ok((maps, warning))
 }
 
-/// The inner sides of `maps`, mapped to themselves, neighbours joined.
-fn as_themselves(mut maps: Vec<IdMap>) -> Vec<IdMap> {
-    maps.sort_by_key(|range| range.inside);
-    let mut own = Vec::<IdMap>::with_capacity(maps.len());
-    for IdMap { inside, count, .. } in maps {
-        match own.last_mut() {
-            Some(last) if last.inside + last.count == inside => last.count += count,
-            _ => own.push(IdMap { inside, outside: inside, count }),
-        }
-    }
-    own
+/// The inner sides of `maps`, mapped to themselves. Neighbours are not joined: the kernel takes no range
+/// that is not in one piece further out.
+fn as_themselves(maps: Vec<IdMap>) -> Vec<IdMap> {
+    let itself = |map: IdMap| IdMap { outside: map.inside, ..map };
+    maps.into_iter().map(itself).collect()
 }
 
 struct Caller<'a> {
@@ -258,13 +252,13 @@ mod tests {
     fn root_of_a_namespace_passes_on_what_he_has() {
         let nested = "0 1000 1\n1 100000 65536\n";
         let (maps, warning) = own_maps(nested, nested).unwrap();
-        assert_eq!((maps.uids, warning), (vec![map(0, 0, 65_537)], None));
+        assert_eq!((maps.uids, warning), (vec![map(0, 0, 1), map(1, 1, 65_536)], None));
         let (maps, warning) = own_maps("0 1000 1\n", "0 100 1\n").unwrap();
         assert!(maps.is_only(0, 0));
         assert!(warning.unwrap().contains("one user and one group"));
         let (maps, _) = own_maps("0 0 4294967295\n", "5 9 1\n0 7 2\n").unwrap();
         assert_eq!(maps.uids, [map(0, 0, u32::MAX)]);
-        assert_eq!(maps.gids, [map(0, 0, 2), map(5, 5, 1)]);
+        assert_eq!(maps.gids, [map(5, 5, 1), map(0, 0, 2)]);
     }
 
     #[test]
