@@ -38,8 +38,10 @@ pub fn part_from_host(propagation: u64) -> anyhow::Result<()> {
 pub fn attach_root(root: BorrowedFd<'_>, place: &Path, propagation: u64) -> anyhow::Result<()> {
     let below = || -> nix::Result<_> { host_directory(place) };
     if propagation == ms::SHARED {
-        // pivot_root refuses a root whose parent mount is shared: a private mount goes between.
-        // What is attached to a shared mount becomes shared itself, hence private only then.
+        // pivot_root refuses a root that is shared, as a copy of a shared mount is, or whose parent
+        // is: a private mount goes between. What is attached to a shared mount becomes shared
+        // itself, hence private only then.
+        propagate(root, ms::PRIVATE, false)?;
         let between = crate::sys::mount::clone_tree(AT_FDCWD, place, false)?;
         attach(between.as_fd(), below()?.as_fd())?;
         propagate(between.as_fd(), ms::PRIVATE, false)?;
