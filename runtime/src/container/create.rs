@@ -154,11 +154,10 @@ impl Runtime {
     fn make(
         &self,
         bundle: &Bundle,
-        mut plan: Plan,
+        plan: Plan,
         request: &Request,
         mut attempt: Attempt,
     ) -> anyhow::Result<Created> {
-        self.give_writable_layer(&mut plan, &request.id, &mut attempt)?;
         let state = state_of_hooks(bundle, &request.id);
         // First of all: it says which cgroups to look for if this process is killed.
         attempt.entry()?.write_config(&bundle.text)?;

@@ -132,6 +132,8 @@ pub fn make_working_directory(program: &Program) -> anyhow::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
+    std::fs::create_dir_all(path)
+        .with_context(|| format!("make the working directory {}", path.display()))
 }
 
 /// Goes to `path` and makes sure that it is inside: a descriptor of the host that leaked would

@@ -65,7 +65,6 @@ pub fn enter(root: &Root, propagation: u64) -> anyhow::Result<()> {
     // the host.
     fchdir(&old).context("enter the old root")?;
     propagate(old.as_fd(), ms::SLAVE, true).context("part the old root")?;
-    fchdir(&old).context("enter the old root")?;
     umount2(".", MntFlags::MNT_DETACH).context("let go of the old root")?;
     drop(old);
     chdir("/").context("enter the new root")?;

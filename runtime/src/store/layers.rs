@@ -32,12 +32,6 @@ impl KeptLayer {
         Self { directory: data_root.join("containers").join(id) }
     }
 
-    /// Whether there is such a layer.
-    #[must_use]
-    pub fn exists(&self) -> bool {
-        self.directory.exists()
-    }
-
     /// The directory that takes the container's changes.
     #[must_use]
     pub fn upperdir(&self) -> PathBuf {
@@ -110,7 +104,7 @@ impl KeptLayer {
     ///
     /// Those of removing files.
     pub fn purge(&self) -> anyhow::Result<bool> {
-        if !self.exists() {
+        if !self.directory.exists() {
             return Ok(false);
         }
         match self.maps()?.flatten() {
