@@ -65,8 +65,6 @@ pub mod ms {
     pub const REC: u64 = 1 << 14;
     /// `MS_SILENT`, of the file system
     pub const SILENT: u64 = 1 << 15;
-    /// `MS_POSIXACL`, of the file system
-    pub const POSIXACL: u64 = 1 << 16;
     /// `MS_UNBINDABLE`
     pub const UNBINDABLE: u64 = 1 << 17;
     /// `MS_PRIVATE`
@@ -109,9 +107,18 @@ pub mod attr {
     pub const NOSYMFOLLOW: u64 = 0x20_0000;
 }
 
-/// Extensions that parse but that the runtime does not carry out yet.
-const NOT_APPLIED: [&str; 6] =
-    ["copy-symlink", "dest-nofollow", "idmap", "ridmap", "src-nofollow", "tmpcopyup"];
+/// Options that parse but that the runtime does not carry out yet. `iversion` can be asked for
+/// only through `mount(2)`, which the runtime does not use.
+const NOT_APPLIED: [MountOption; 8] = [
+    MountOption::Extension("copy-symlink"),
+    MountOption::Extension("dest-nofollow"),
+    MountOption::Extension("idmap"),
+    MountOption::Extension("ridmap"),
+    MountOption::Extension("src-nofollow"),
+    MountOption::Extension("tmpcopyup"),
+    set(ms::I_VERSION),
+    set(ms::REMOUNT),
+];
 
 /// What the option `name` asks for; whatever the table does not know is data for the file system.
 ///
@@ -150,7 +157,7 @@ pub fn key(option: &str) -> &str {
 /// Whether the runtime carries this option out today.
 #[must_use]
 pub fn is_applied(option: MountOption) -> bool {
-    !matches!(option, MountOption::Extension(name) if NOT_APPLIED.contains(&name))
+    !NOT_APPLIED.contains(&option)
 }
 
 /// The names of all options that the runtime carries out, sorted, as `rrun features` lists them.
@@ -181,7 +188,6 @@ const fn clear_below(attr: u64) -> MountOption {
 
 /// Sorted by name.
 const TABLE: &[(&str, MountOption)] = &[
-    ("acl", set(ms::POSIXACL)),
     ("async", clear(ms::SYNCHRONOUS)),
     ("atime", clear(ms::NOATIME)),
     ("bind", MountOption::Bind { recursive: false }),
@@ -197,7 +203,6 @@ const TABLE: &[(&str, MountOption)] = &[
     ("lazytime", set(ms::LAZYTIME)),
     ("loud", clear(ms::SILENT)),
     ("mand", set(ms::MANDLOCK)),
-    ("noacl", clear(ms::POSIXACL)),
     ("noatime", set(ms::NOATIME)),
     ("nodev", set(ms::NODEV)),
     ("nodiratime", set(ms::NODIRATIME)),
@@ -276,6 +281,8 @@ mod tests {
             ("idmap=uids=0-1000-1", Some(MountOption::Extension("idmap"))),
             ("size=64k", Some(MountOption::Data)),
             ("newinstance", Some(MountOption::Data)),
+            // mount(2) has a flag for it, but file systems take the word.
+            ("noacl", Some(MountOption::Data)),
             ("ro=1", Some(MountOption::Data)),
             ("", None),
             ("=64k", None),
@@ -289,7 +296,7 @@ mod tests {
     fn names_are_those_that_are_applied() {
         let names: Vec<_> = names().collect();
         assert!(names.contains(&"rbind") && names.contains(&"rnosymfollow"));
-        assert!(!names.contains(&"idmap") && !names.contains(&"tmpcopyup"));
+        assert!(!names.contains(&"idmap") && !names.contains(&"remount"));
         assert_eq!(names.len(), TABLE.len() - NOT_APPLIED.len());
     }
 }

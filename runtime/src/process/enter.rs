@@ -122,12 +122,18 @@ fn take_user(program: &Program) -> anyhow::Result<()> {
     setresuid(uid, uid, uid).with_context(|| format!("become user {uid}"))
 }
 
-/// Makes the working directory of the container's program, as runc does, if there is none. Where it
-/// cannot be made, [`prepare`] says that it is not there.
-pub fn make_working_directory(path: &Path) {
-    if !path.is_dir() {
-        let _missed_when_it_is_entered = std::fs::create_dir_all(path);
+/// Makes the working directory of `program`, inside its root, if it is missing.
+///
+/// # Errors
+///
+/// Those of `mkdir(2)`.
+pub fn make_working_directory(program: &Program) -> anyhow::Result<()> {
+    let path = &program.directory;
+    if path.is_dir() {
+        return Ok(());
     }
+    std::fs::create_dir_all(path)
+        .with_context(|| format!("make the working directory {}", path.display()))
 }
 
 /// Goes to `path` and makes sure that it is inside: a descriptor of the host that leaked would

@@ -38,10 +38,9 @@ pub fn part_from_host(propagation: u64) -> anyhow::Result<()> {
 pub fn attach_root(root: BorrowedFd<'_>, place: &Path, propagation: u64) -> anyhow::Result<()> {
     let below = || -> nix::Result<_> { host_directory(place) };
     if propagation == ms::SHARED {
-        // pivot_root refuses a root that is shared, as a copy of a shared mount is, or whose parent
-        // is: a private mount goes between. What is attached to a shared mount becomes shared
-        // itself, hence private only then.
-        propagate(root, ms::PRIVATE, false)?;
+        // pivot_root refuses a root that is shared, or whose parent mount is: both are private
+        // until it is done.
+        propagate(root, ms::PRIVATE, true)?;
         let between = crate::sys::mount::clone_tree(AT_FDCWD, place, false)?;
         attach(between.as_fd(), below()?.as_fd())?;
         propagate(between.as_fd(), ms::PRIVATE, false)?;
@@ -62,9 +61,10 @@ pub fn enter(root: &Root, propagation: u64) -> anyhow::Result<()> {
     let old = host_directory(Path::new("/")).context("open the old root")?;
     fchdir(root).context("enter the root")?;
     pivot_to_working_directory().context("pivot_root (on a ramdisk use --no-pivot)")?;
-    // What is unmounted there must not be unmounted on the host.
-    propagate(old.as_fd(), ms::SLAVE, true).context("part the old root")?;
+    // The old root now lies on top of the new one. What is unmounted there must not be unmounted on
+    // the host.
     fchdir(&old).context("enter the old root")?;
+    propagate(old.as_fd(), ms::SLAVE, true).context("part the old root")?;
     umount2(".", MntFlags::MNT_DETACH).context("let go of the old root")?;
     drop(old);
     chdir("/").context("enter the new root")?;

@@ -2,7 +2,7 @@
 
 use oci_spec::runtime as oci;
 
-use super::{Problems, linux::check_mappings, wrong_path};
+use super::{Problems, linux::check_mappings, wrong_path, wrong_text};
 use crate::mount_options::{MountOption, attr, key, mount_option, ms};
 
 pub(super) fn check(spec: &oci::Spec, problems: &mut Problems) {
@@ -36,6 +36,11 @@ pub(super) fn is_bind(mount: &oci::Mount) -> bool {
     typ(mount) == "bind" || any(mount, |option| matches!(option, MountOption::Bind { .. }))
 }
 
+/// Whether nothing is mounted: flags or propagation of what is there already are to change.
+pub(super) fn is_change(mount: &oci::Mount) -> bool {
+    matches!(typ(mount), "" | "none") && !is_bind(mount)
+}
+
 pub(super) fn options(mount: &oci::Mount) -> &[String] {
     mount.options().as_deref().unwrap_or_default()
 }
@@ -51,13 +56,10 @@ fn any(mount: &oci::Mount, wanted: impl Fn(MountOption) -> bool) -> bool {
 /// Without a type there must be something else to do than to mount a file system.
 fn check_type(mount: &oci::Mount, at: &str, problems: &mut Problems) {
     let pointer = format!("{at}/type");
-    if !matches!(typ(mount), "" | "none") {
-        problems.add_some(&pointer, wrong_path(typ(mount).as_ref()));
-        return;
-    }
+    problems.add_some(&pointer, wrong_text(typ(mount)));
     let remount = MountOption::Flag { ms: ms::REMOUNT, clear: false };
     let changes = |option| option == remount || matches!(option, MountOption::Propagation(_));
-    if !is_bind(mount) && !any(mount, changes) {
+    if is_change(mount) && !any(mount, changes) {
         problems.add(pointer, "is missing: name a file system, or add the option \"bind\"");
     }
 }

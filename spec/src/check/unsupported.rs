@@ -6,7 +6,11 @@
 
 use oci_spec::runtime as oci;
 
-use super::{Problem, Problems, has_namespace, linux::sorted, mounts::options};
+use super::{
+    Problem, Problems, has_namespace,
+    linux::sorted,
+    mounts::{is_change, options},
+};
 use crate::mount_options::{is_applied, mount_option};
 
 /// What of a config is valid but cannot be carried out, with the pointer to each.
@@ -72,6 +76,11 @@ impl Refused {
                 let sentence = format!("{name:?} is not supported yet: remove it");
                 self.0.add(format!("{at}/options/{index}"), sentence);
             }
+        }
+        if is_change(mount) {
+            let sentence = "to change a mount that is there already is not supported yet: \
+                name a file system, or add the option \"bind\"";
+            self.0.add(format!("{at}/type"), sentence);
         }
         self.field(&format!("{at}/uidMappings"), !is_none_or_empty(mount.uid_mappings()));
         self.field(&format!("{at}/gidMappings"), !is_none_or_empty(mount.gid_mappings()));
@@ -271,17 +280,6 @@ mod tests {
                      add {\"type\": \"mount\"}",
                 ),
                 (
-                    "/mounts",
-                    json!([{"destination": "/a", "options": ["tmpcopyup", "ridmap"]}]),
-                    "/mounts/0/options/0: \"tmpcopyup\" is not supported yet: remove it; \
-                     /mounts/0/options/1: \"ridmap\" is not supported yet: remove it",
-                ),
-                (
-                    "/mounts",
-                    json!([{"destination": "/a", "gidMappings": [{"size": 1}]}]),
-                    "/mounts/0/gidMappings: is not supported yet: remove it",
-                ),
-                (
                     "/linux/seccomp",
                     json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/s",
                         "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
@@ -290,6 +288,34 @@ mod tests {
                      /linux/seccomp/syscalls/0/action: SCMP_ACT_NOTIFY is not supported yet; \
                      /linux/seccomp/flags/0: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV is for \
                      SCMP_ACT_NOTIFY, which is not supported yet",
+                ),
+            ],
+            |spec| Problems::from(unsupported(spec)).to_string(),
+        );
+    }
+
+    #[test]
+    fn mounts_are_refused_where_they_stand() {
+        table(
+            [
+                (
+                    "/mounts",
+                    json!([{"destination": "/a", "type": "none", "options": ["remount"]}]),
+                    "/mounts/0/options/0: \"remount\" is not supported yet: remove it; \
+                     /mounts/0/type: to change a mount that is there already is not supported yet: \
+                     name a file system, or add the option \"bind\"",
+                ),
+                (
+                    "/mounts",
+                    json!([{"destination": "/a", "type": "tmpfs",
+                        "options": ["tmpcopyup", "ridmap"]}]),
+                    "/mounts/0/options/0: \"tmpcopyup\" is not supported yet: remove it; \
+                     /mounts/0/options/1: \"ridmap\" is not supported yet: remove it",
+                ),
+                (
+                    "/mounts",
+                    json!([{"destination": "/a", "type": "tmpfs", "gidMappings": [{"size": 1}]}]),
+                    "/mounts/0/gidMappings: is not supported yet: remove it",
                 ),
             ],
             |spec| Problems::from(unsupported(spec)).to_string(),
