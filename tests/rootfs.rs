@@ -364,3 +364,21 @@ fn masking_does_not_follow_what_the_image_put_there() {
     assert_eq!(fs::read_to_string(outside.join("kept")).unwrap(), "kept\n");
     fs::write(outside.join("new"), "writable\n").unwrap();
 }
+
+/// What hides a file is the runtime's own: an image with another `/dev/null` gains nothing
+/// (CVE-2025-31133).
+#[test]
+fn masking_uses_nothing_of_the_image() {
+    let (sandbox, bundle) = plain();
+    fs::write(bundle.inside("/etc/secret"), "secret\n").unwrap();
+    fs::write(bundle.inside("/dev/null"), "decoy\n").unwrap();
+    bundle.edit(|config| {
+        config["linux"]["maskedPaths"] = json!(["/etc/secret", "/proc/timer_list"]);
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+    });
+    let seen =
+        sandbox.prints(&bundle, "cat /etc/secret /proc/timer_list; stat -c '%t:%T' /etc/secret");
+    assert_eq!(seen, "1:3", "the host's null device");
+    assert_eq!(bundle.read("/etc/secret"), "secret\n");
+}
