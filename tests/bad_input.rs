@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::common::layers::Image;
 use crate::common::outcome::Outcome;
 use crate::common::{Bundle, Sandbox, is_root, outcome, rrun_binary};
+use crate::userns::run_without_helpers;
 
 /// `create` of `bundle`, which must fail naming `parts` and leave nothing.
 #[track_caller]
@@ -191,42 +192,21 @@ fn a_missing_layer_is_named() {
     let missing = image.layer("missing").display().to_string();
     let lowerdir = format!("{missing}:{}", image.lowerdir());
     create_fails(&sandbox, &bundle, &["--lowerdir", &lowerdir], &[&missing]);
-    assert!(
-        !sandbox.data().exists()
-            || fs::read_dir(sandbox.data()).unwrap().next().is_none()
-            || no_layer_kept(&sandbox)
-    );
-}
-
-/// Whether nothing below the data root bears the id of the container that was not created.
-fn no_layer_kept(sandbox: &Sandbox) -> bool {
-    let found = Command::new("find")
-        .arg(sandbox.data())
-        .args(["-name", &sandbox.id("bad")])
-        .output()
-        .unwrap();
-    found.stdout.is_empty()
+    let mut find = Command::new("find");
+    find.arg(sandbox.path()).args(["-name", &sandbox.id("bad")]);
+    assert_eq!(outcome::spawn(&mut find).wait().ok().stdout, "", "no writable layer is left");
 }
 
 #[test]
 fn a_layer_that_cannot_be_read_is_named() {
     let (sandbox, image, bundle) = layered();
-    image.write("closed/file", "text\n");
-    let closed = image.layer("closed");
-    let (closed, parts) = if is_root() {
-        // Root reads everything, but no layer in what is not a directory.
-        (closed.join("file"), "directory")
-    } else {
-        fs::set_permissions(&closed, Permissions::from_mode(0o0)).unwrap();
-        (closed, "ermission denied")
-    };
-    let name = closed.display().to_string();
-    create_fails(
-        &sandbox,
-        &bundle,
-        &["--lowerdir", &format!("{name}:{}", image.lowerdir())],
-        &[&name, parts],
-    );
+    image.write("base/file", "text\n");
+    // Root reads everything, but no layer in what is not a directory.
+    let file = image.layer("base/file").display().to_string();
+    let (layer, cause) =
+        if is_root() { (file.as_str(), "not a directory") } else { ("/root", "ermission denied") };
+    let lowerdir = format!("{layer}:{}", image.lowerdir());
+    create_fails(&sandbox, &bundle, &["--lowerdir", &lowerdir], &[layer, cause]);
 }
 
 #[test]
@@ -373,8 +353,7 @@ fn a_missing_newuidmap_is_named_with_its_cure() {
         config["linux"]["uidMappings"] = mapping.clone();
         config["linux"]["gidMappings"] = mapping;
     });
-    let mut command = sandbox.command(&["run", "--bundle", bundle.as_str(), &sandbox.id("bad")]);
-    let outcome = outcome::spawn(command.env("PATH", "/nowhere")).wait();
+    let outcome = run_without_helpers(&sandbox, &bundle);
     if is_root() {
         outcome.ok();
     } else {
@@ -417,7 +396,9 @@ fn a_full_disk_while_creating_leaves_nothing() {
 #[test]
 fn arguments_that_contradict_each_other_are_refused() {
     let (sandbox, image, bundle) = layered();
-    create_fails(&sandbox, &bundle, &["--upperdir", "/tmp"], &["lowerdir"]);
+    let (upper, work) = (sandbox.directory("upper"), sandbox.directory("work"));
+    let alone = ["--upperdir", upper.to_str().unwrap(), "--workdir", work.to_str().unwrap()];
+    create_fails(&sandbox, &bundle, &alone, &["lowerdir"]);
     create_fails(&sandbox, &bundle, &["--lowerdir", ""], &["lowerdir"]);
     let both = format!("{}:", image.lowerdir());
     create_fails(&sandbox, &bundle, &["--lowerdir", &both], &["lowerdir"]);

@@ -1,13 +1,14 @@
 //! User namespaces: whose files the container's files are.
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use nix::unistd::{getegid, geteuid};
 use serde_json::json;
 
-use crate::common::{Bundle, Sandbox, first_subordinate_uid, is_root, outcome};
+use crate::common::{Bundle, Outcome, Sandbox, first_subordinate_uid, is_root, outcome};
 
 /// Adds a user namespace that maps `count` ids from 0 to `first`, users and groups alike.
 fn map(bundle: &Bundle, first: (u32, u32), count: u32) {
@@ -86,6 +87,10 @@ fn a_range_of_ids_can_be_mapped() {
     } else {
         map(&bundle, (geteuid().as_raw(), getegid().as_raw()), 1);
         bundle.edit(|config| {
+            for set in ["bounding", "permitted", "effective"] {
+                let set = config["process"]["capabilities"][set].as_array_mut().unwrap();
+                set.push("CAP_CHOWN".into());
+            }
             for kind in ["uidMappings", "gidMappings"] {
                 let more = json!({ "containerID": 1, "hostID": first, "size": 1000 });
                 config["linux"][kind].as_array_mut().unwrap().push(more);
@@ -102,14 +107,31 @@ fn another_user_inside_is_another_user_outside() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle(&["true"]);
     bundle.edit(|config| config["process"]["user"] = json!({ "uid": 7, "gid": 8 }));
-    fs::set_permissions(
-        bundle.inside("/tmp"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o1777),
-    )
-    .unwrap();
+    fs::set_permissions(bundle.inside("/tmp"), Permissions::from_mode(0o1777)).unwrap();
     assert_eq!(sandbox.prints(&bundle, "id -u; id -g; touch /tmp/made"), "7\n8");
     let owner = fs::metadata(bundle.inside("/tmp/made")).unwrap().uid();
     assert_eq!(owner, if is_root() { 7 } else { first_subordinate_uid() + 6 });
+}
+
+/// Runs `bundle` where neither newuidmap nor newgidmap can be found. An ordinary user cannot take
+/// them away but in namespaces, where it stays who it is and keeps no capability.
+pub(crate) fn run_without_helpers(sandbox: &Sandbox, bundle: &Bundle) -> Outcome {
+    let run = sandbox.command(&["run", "--bundle", bundle.as_str(), &sandbox.id("single")]);
+    let mut hidden = if is_root() {
+        Command::new("env")
+    } else {
+        fs::write(sandbox.join("nothing"), "").unwrap();
+        fs::set_permissions(sandbox.join("nothing"), Permissions::from_mode(0o0)).unwrap();
+        let script = "for helper in newuidmap newgidmap; do \
+            mount --bind \"$NOTHING\" \"$(command -v $helper)\"; done; \
+            exec setpriv --inh-caps=-all --ambient-caps=-all env \"$@\"";
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--user", "--map-current-user", "--mount", "--keep-caps"]);
+        unshare.args(["sh", "-euc", script, "sh"]).env("NOTHING", sandbox.join("nothing"));
+        unshare
+    };
+    hidden.arg("PATH=/nowhere").arg(run.get_program()).args(run.get_args()).stdin(Stdio::null());
+    outcome::spawn(hidden.env("RRUN_DATA", sandbox.data())).wait()
 }
 
 /// Without newuidmap an ordinary user still has itself; one line says what is missing.
@@ -117,8 +139,7 @@ fn another_user_inside_is_another_user_outside() {
 fn without_newuidmap_there_is_one_id_and_one_warning() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle(&["cat", "/proc/self/uid_map"]);
-    let mut command = sandbox.command(&["run", "--bundle", bundle.as_str(), &sandbox.id("single")]);
-    let outcome = outcome::spawn(command.env("PATH", "/nowhere")).wait().ok();
+    let outcome = run_without_helpers(&sandbox, &bundle).ok();
     if is_root() {
         assert_eq!(outcome.stderr, "", "root needs no helper");
     } else {

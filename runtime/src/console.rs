@@ -24,7 +24,7 @@ use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, getpid, getsid, setsid};
 
 pub use self::foreground::Foreground;
-pub use self::relay::keep_line_ends;
+pub use self::relay::suit_caller;
 use crate::sys::terminal::{self, Size};
 
 /// `DEVPTS_SUPER_MAGIC`

@@ -1,5 +1,6 @@
 //! Stages for tests: layers, identities, mounts.
 
+pub(crate) mod acl;
 mod checksum;
 mod fork;
 mod identity;

@@ -39,10 +39,10 @@ pub(super) struct Creation {
     #[arg(long, value_name = "DIR[:DIR...]")]
     lowerdir: Option<String>,
     /// Writable layer; without it one is kept for the container
-    #[arg(long, value_name = "DIR", requires = "workdir")]
+    #[arg(long, value_name = "DIR")]
     upperdir: Option<String>,
     /// Work directory beside the writable layer, on the same file system
-    #[arg(long, value_name = "DIR", requires = "upperdir")]
+    #[arg(long, value_name = "DIR")]
     workdir: Option<String>,
 }
 

@@ -1,6 +1,7 @@
 //! Bytes between the caller's terminal and the container's.
 
 use std::collections::VecDeque;
+use std::io::{stdin, stdout};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result};
@@ -28,10 +29,32 @@ const TAIL: usize = 1 << 20;
 /// # Errors
 ///
 /// `ENOTTY` if `master` is none.
-pub fn keep_line_ends(master: &OwnedFd) -> Result<()> {
+pub(super) fn keep_line_ends(master: &OwnedFd) -> Result<()> {
     let mut settings = tcgetattr(master).context("read the terminal's settings")?;
     settings.output_flags &= !OutputFlags::ONLCR;
     tcsetattr(master, SetArg::TCSANOW, &settings).context("set up the terminal")
+}
+
+/// Readies the terminal of `master` for a program in the foreground: it keeps line ends (see
+/// [`keep_line_ends`]) and has the size of the caller's terminal, if there is one.
+///
+/// To be called before the program starts, which may ask for the size at once.
+///
+/// # Errors
+///
+/// `ENOTTY` if `master` is none.
+pub fn suit_caller(master: &OwnedFd) -> Result<()> {
+    keep_line_ends(master)?;
+    take_size(master, stdin().as_fd(), stdout().as_fd());
+    Ok(())
+}
+
+/// Gives the terminal of `master` the size of `input` or `output`, whichever is a terminal.
+fn take_size(master: &OwnedFd, input: BorrowedFd<'_>, output: BorrowedFd<'_>) {
+    if let Ok(size) = terminal::size(input).or_else(|_| terminal::size(output)) {
+        // A master that is gone has no size to keep.
+        let _best_effort = terminal::set_size(master, size);
+    }
 }
 
 /// The caller's terminal, raw: every key goes to the container. Dropping it restores the terminal.
@@ -155,10 +178,7 @@ impl<'a> Relay<'a> {
 
     /// Gives the container's terminal the size of the caller's, if that is one.
     pub(super) fn resize(&self) {
-        if let Ok(size) = terminal::size(self.input).or_else(|_| terminal::size(self.output)) {
-            // A master that is gone has no size to keep.
-            let _best_effort = terminal::set_size(&self.master, size);
-        }
+        take_size(&self.master, self.input, self.output);
     }
 
     /// Input, master and output.

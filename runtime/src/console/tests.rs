@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessageOwned, recvmsg};
 use nix::unistd::{Pid, getegid, geteuid, isatty, tcgetpgrp};
 
-use super::relay::{RawTerminal, Relay};
+use super::relay::{RawTerminal, Relay, keep_line_ends};
 use super::*;
 use crate::sys::filter::tests::in_child;
 use crate::sys::process::{Child, pidfd_open};

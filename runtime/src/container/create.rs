@@ -12,7 +12,7 @@ use rrun_spec::oci::Spec;
 use rrun_spec::{Bundle, Problems};
 
 use crate::confine::capabilities::Available;
-use crate::confine::cgroup::{self, Cgroup, Hierarchies};
+use crate::confine::cgroup::{self, Cgroup, CgroupPlan, Hierarchies};
 use crate::console;
 use crate::container::processes::mount_namespace;
 use crate::container::{Cgroups, ContainerId, Runtime};
@@ -86,11 +86,14 @@ impl Runtime {
     /// What failed; nothing is left of the container then.
     pub fn prepare(&self, request: &Request) -> anyhow::Result<Created> {
         let bundle = load(request)?;
-        let plan = self.plan(&bundle, request)?;
+        let mut plan = self.plan(&bundle, request)?;
         check_console(&plan, request)?;
         plan.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         let entry = self.containers.reserve(&request.id)?;
-        let attempt = Attempt { entry: Some(entry), pid_file: None, cgroup: None };
+        self.clear_remains(&entry, &request.id)?;
+        let mut attempt =
+            Attempt { entry: Some(entry), pid_file: None, cgroup: None, new_layer: None };
+        attempt.new_layer = self.give_writable_layer(&mut plan, &request.id)?;
         self.make(&bundle, plan, request, attempt)
     }
 
@@ -117,22 +120,24 @@ impl Runtime {
             },
         )?;
         plan.warnings.extend(warning.flatten());
-        self.give_writable_layer(&mut plan, &request.id)?;
         check_root(&plan)?;
         Ok(plan)
     }
 
-    /// The kept layer for a layered root whose configuration names none.
-    fn give_writable_layer(&self, plan: &mut Plan, id: &ContainerId) -> anyhow::Result<()> {
-        let Some(layers) = &mut plan.root.overlay else { return Ok(()) };
+    /// The kept layer for a layered root whose configuration names none; returned if it is new.
+    fn give_writable_layer(
+        &self,
+        plan: &mut Plan,
+        id: &ContainerId,
+    ) -> anyhow::Result<Option<KeptLayer>> {
+        let Some(layers) = &mut plan.root.overlay else { return Ok(None) };
         if layers.upperdir.is_some() {
-            return Ok(());
+            return Ok(None);
         }
         let kept = KeptLayer::of(id, self.data_root()?);
-        kept.prepare(plan.maps.as_ref())?;
         layers.upperdir = Some(kept.upperdir());
         layers.workdir = Some(kept.workdir());
-        Ok(())
+        Ok(kept.prepare(plan.maps.as_ref())?.then_some(kept))
     }
 
     /// Where writable layers are kept.
@@ -154,10 +159,11 @@ impl Runtime {
         mut attempt: Attempt,
     ) -> anyhow::Result<Created> {
         let state = state_of_hooks(bundle, &request.id);
+        // First of all: it says which cgroups to look for if this process is killed.
+        attempt.entry()?.write_config(&bundle.text)?;
         let cgroups = self.cgroups(&bundle.spec, &plan, &request.id)?;
         attempt.cgroup.clone_from(&cgroups.cgroup);
         let entry = attempt.entry()?;
-        entry.write_config(&bundle.text)?;
         let site = Site {
             directory: entry.path(),
             first_closed: FIRST + request.preserve_fds,
@@ -179,18 +185,12 @@ impl Runtime {
 
     /// Makes the container's cgroups and sets their limits.
     fn cgroups(&self, spec: &Spec, plan: &Plan, id: &ContainerId) -> anyhow::Result<CgroupView> {
-        let hierarchies = Hierarchies::parse(
-            &fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?,
-            &fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?,
-        );
+        let hierarchies = hierarchies()?;
         let own_namespace = plan.namespaces.has(CloneFlags::CLONE_NEWCGROUP);
-        let wanted = match self.cgroups {
-            Cgroups::Disabled => None,
-            Cgroups::Cgroupfs => {
-                let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-                cgroup::plan(&hierarchies, id.as_str(), path, !self.tolerate_cgroups)?
-            }
-        };
+        let wanted = self.cgroup_plan(&hierarchies, spec, id)?;
+        if wanted.is_none() {
+            plan.limits.refuse_without_cgroup()?;
+        }
         let cgroup =
             wanted.map(|plan_of_it| plan_of_it.create(&plan.limits)).transpose()?.flatten();
         if let Some(Err(error)) = cgroup.as_ref().map(|cgroup| cgroup.apply(&plan.limits)) {
@@ -198,6 +198,24 @@ impl Runtime {
             return Err(error);
         }
         Ok(CgroupView { hierarchies, cgroup, own_namespace })
+    }
+
+    /// Where the cgroups of `id` are to be, if it gets any.
+    ///
+    /// # Errors
+    ///
+    /// A path that leads elsewhere.
+    pub fn cgroup_plan(
+        &self,
+        hierarchies: &Hierarchies,
+        spec: &Spec,
+        id: &ContainerId,
+    ) -> anyhow::Result<Option<CgroupPlan>> {
+        if self.cgroups == Cgroups::Disabled {
+            return Ok(None);
+        }
+        let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+        cgroup::plan(hierarchies, id.as_str(), path, !self.tolerate_cgroups)
     }
 
     fn record(
@@ -225,11 +243,22 @@ impl Runtime {
     }
 }
 
-/// A creation under way. Dropping it removes what was made in the store.
+/// The cgroups of this machine, and where in them we are.
+///
+/// # Errors
+///
+/// If `/proc` cannot be read.
+pub fn hierarchies() -> anyhow::Result<Hierarchies> {
+    let read = |path| fs::read_to_string(path).with_context(|| format!("read {path}"));
+    Ok(Hierarchies::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?))
+}
+
+/// A creation under way. Dropping it removes what was made outside of processes.
 struct Attempt {
     entry: Option<Entry>,
     pid_file: Option<PathBuf>,
     cgroup: Option<Cgroup>,
+    new_layer: Option<KeptLayer>,
 }
 
 impl Attempt {
@@ -241,6 +270,7 @@ impl Attempt {
     fn succeed(mut self) -> anyhow::Result<Entry> {
         self.pid_file = None;
         self.cgroup = None;
+        self.new_layer = None;
         self.entry.take().context("the container's directory")
     }
 }
@@ -251,6 +281,9 @@ impl Drop for Attempt {
             let _gone_already = fs::remove_file(path);
         }
         undo_cgroup(self.cgroup.as_ref());
+        if let Some(Err(error)) = self.new_layer.take().map(|layer| layer.purge()) {
+            log::warn!("{error:#}");
+        }
         if let Some(Err(error)) = self.entry.take().map(Entry::remove) {
             log::warn!("{error:#}");
         }

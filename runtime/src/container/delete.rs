@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use anyhow::{Context as _, bail};
 use nix::unistd::Pid;
 
+use crate::container::create::hierarchies;
 use crate::container::{Action, ContainerId, Runtime, Status};
 use crate::hooks;
 use crate::store::containers::{Entry, ProcessIdentity, Record};
@@ -31,8 +32,10 @@ impl Runtime {
         };
         match entry.read() {
             Ok(Some(record)) => self.delete_entry(entry, &record, force),
-            // Its creation died: there is nothing but the directory.
-            Ok(None) => entry.remove(),
+            Ok(None) => {
+                self.clear_remains(&entry, id)?;
+                entry.remove()
+            }
             // As runc does, force removes what cannot be understood.
             Err(error) if force => {
                 log::warn!("{error:#}");
@@ -54,6 +57,21 @@ impl Runtime {
             );
         }
         self.clean(entry, record)
+    }
+
+    /// Removes what a creation that died has left of `id`. Its processes have ended with it.
+    ///
+    /// # Errors
+    ///
+    /// What could not be removed.
+    pub fn clear_remains(&self, entry: &Entry, id: &ContainerId) -> anyhow::Result<()> {
+        // Without a configuration it did not come as far as to make cgroups.
+        if let Ok(spec) = self.containers.config(id)
+            && let Some(remains) = self.cgroup_plan(&hierarchies()?, &spec, id)?
+        {
+            remains.remove_remains()?;
+        }
+        entry.clear()
     }
 
     /// Kills everything in the container and waits until it is gone.

@@ -86,7 +86,7 @@ impl Runtime {
             write_pid_file(path, made.child.pid)?;
         }
         if let Some(master) = &made.console {
-            console::keep_line_ends(master)?;
+            console::suit_caller(master)?;
         }
         made.start()?;
         Ok(made)

@@ -53,7 +53,7 @@ impl Runtime {
     fn create_and_start(&self, request: &Request) -> anyhow::Result<Created> {
         let mut created = self.prepare(request)?;
         if let Some(master) = &created.made.console {
-            console::keep_line_ends(master)?;
+            console::suit_caller(master)?;
         }
         let started = created.made.start().and_then(|()| forget_socket(&created.entry));
         let started = started.and_then(|()| self.poststart(&created.record, &created.hooks));

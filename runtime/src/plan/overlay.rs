@@ -58,16 +58,19 @@ pub fn plan(
     let directory = |(path, base): (String, &Path)| base.join(path);
     let upperdir = pick(&flags.upperdir, UPPERDIR).map(directory);
     let workdir = pick(&flags.workdir, WORKDIR).map(directory);
-    ensure!(
-        upperdir.is_some() == workdir.is_some(),
-        "a writable layer needs both an upper and a work directory: give both or none"
-    );
     let Some((lower, base)) = pick(&flags.lowerdir, LOWERDIR) else {
-        ensure!(upperdir.is_none(), "a writable layer needs layers below it: give --lowerdir");
+        let alone = upperdir.is_none() && workdir.is_none();
+        ensure!(alone, "a writable layer needs layers below it: give --lowerdir");
         return Ok(None);
     };
-    let lowerdirs: Vec<_> = split(&lower).into_iter().map(|path| base.join(path)).collect();
-    ensure!(!lowerdirs.is_empty(), "an empty list of lower directories");
+    ensure!(
+        upperdir.is_some() == workdir.is_some(),
+        "a writable layer needs both --upperdir and --workdir: give both or none"
+    );
+    let lowerdirs = split(&lower);
+    let named = lowerdirs.iter().all(|path| !path.is_empty());
+    ensure!(named, "lowerdir {lower:?}: an empty name: want directories separated by colons");
+    let lowerdirs = lowerdirs.into_iter().map(|path| base.join(path)).collect();
     Ok(Some(OverlayPlan { lowerdirs, upperdir, workdir }))
 }
 
@@ -87,7 +90,6 @@ fn split(list: &str) -> Vec<String> {
             (_, None) => {}
         }
     }
-    paths.retain(|path| !path.is_empty());
     paths
 }
 
@@ -101,8 +103,8 @@ mod tests {
             ("a:b", &["a", "b"][..]),
             ("/a\\:b:/c", &["/a:b", "/c"]),
             ("a\\\\b", &["a\\b"]),
-            (":a::", &["a"]),
-            ("", &[]),
+            (":a", &["", "a"]),
+            ("", &[""]),
         ] {
             assert_eq!(split(list), expected, "{list:?}");
         }
@@ -132,7 +134,8 @@ mod tests {
             &[(LOWERDIR, "a"), (UPPERDIR, "b")][..],
             &[(LOWERDIR, "a"), (WORKDIR, "b")],
             &[(UPPERDIR, "a"), (WORKDIR, "b")],
-            &[(LOWERDIR, ":")],
+            &[(LOWERDIR, "a:")],
+            &[(LOWERDIR, "")],
             &[(LOWERDIR, "a"), ("dev.rrun.lowerdirs", "b")],
         ] {
             assert!(planned(annotations, &Flags::default()).is_err(), "{annotations:?}");

@@ -47,7 +47,6 @@ pub struct Ready<'a> {
 pub fn prepare(program: &Program) -> anyhow::Result<Ready<'_>> {
     rlimits::apply(&program.rlimits)?;
     let environment = environment(program);
-    let made = make_working_directory(&program.directory);
     let capabilities = program.capabilities;
     capabilities.apply_bounding()?;
     capabilities.keep_on_user_change()?;
@@ -57,7 +56,7 @@ pub fn prepare(program: &Program) -> anyhow::Result<Ready<'_>> {
         prctl::set_no_new_privs().context("set no_new_privs")?;
     }
     umask(Mode::from_bits_truncate(program.umask.unwrap_or(0o022)));
-    enter_working_directory(&program.directory).map_err(|error| made.err().unwrap_or(error))?;
+    enter_working_directory(&program.directory)?;
     let executable = find(program, &environment)?;
     Ok(Ready { program, executable, environment, capabilities })
 }
@@ -123,7 +122,13 @@ fn take_user(program: &Program) -> anyhow::Result<()> {
     setresuid(uid, uid, uid).with_context(|| format!("become user {uid}"))
 }
 
-fn make_working_directory(path: &Path) -> anyhow::Result<()> {
+/// Makes the working directory of `program`, inside its root, if it is missing.
+///
+/// # Errors
+///
+/// Those of `mkdir(2)`.
+pub fn make_working_directory(program: &Program) -> anyhow::Result<()> {
+    let path = &program.directory;
     if path.is_dir() {
         return Ok(());
     }

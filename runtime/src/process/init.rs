@@ -23,6 +23,7 @@ use crate::process::channel::{Channel, Gone};
 use crate::process::enter;
 use crate::process::protocol::{FromServer, ToInit, ToParent, ToServer};
 use crate::rootfs::{self, Materials, paths::Root};
+use crate::sys::network;
 use crate::sys::process::{close_all_but, join_session_keyring, reset_signals};
 
 /// Init's ends of its conversations.
@@ -111,6 +112,9 @@ fn take_namespaces(plan: &Plan, site: &Site<'_>) -> anyhow::Result<()> {
     }
     if plan.namespaces.makes(CloneFlags::CLONE_NEWCGROUP) {
         unshare(CloneFlags::CLONE_NEWCGROUP).context("make a cgroup namespace")?;
+    }
+    if plan.namespaces.makes(CloneFlags::CLONE_NEWNET) {
+        network::raise_loopback().context("raise the loopback interface")?;
     }
     if let Some(name) = &plan.hostname {
         sethostname(name).with_context(|| format!("set the host name {name}"))?;
@@ -230,7 +234,8 @@ fn wait_and_become(
     parent: &Channel<ToParent, ToInit>,
     listener: &OwnedFd,
 ) -> anyhow::Result<Infallible> {
-    let ready = enter::prepare(&plan.program)?;
+    let made = enter::make_working_directory(&plan.program);
+    let ready = enter::prepare(&plan.program).map_err(|error| made.err().unwrap_or(error))?;
     // Nothing is left here that the program will not have too, and whoever manages the container
     // must be able to enter its namespaces before it is started.
     prctl::set_dumpable(true).context("become dumpable")?;

@@ -38,10 +38,12 @@ pub fn part_from_host(propagation: u64) -> anyhow::Result<()> {
 pub fn attach_root(root: BorrowedFd<'_>, place: &Path, propagation: u64) -> anyhow::Result<()> {
     let below = || -> nix::Result<_> { host_directory(place) };
     if propagation == ms::SHARED {
-        // pivot_root refuses a root whose parent mount is shared: a private mount goes between.
+        // pivot_root refuses a root that is shared, or whose parent mount is: both are private
+        // until it is done.
+        propagate(root, ms::PRIVATE, true)?;
         let between = crate::sys::mount::clone_tree(AT_FDCWD, place, false)?;
-        propagate(between.as_fd(), ms::PRIVATE, false)?;
         attach(between.as_fd(), below()?.as_fd())?;
+        propagate(between.as_fd(), ms::PRIVATE, false)?;
     }
     attach(root, below()?.as_fd()).with_context(|| format!("attach at {}", place.display()))
 }
@@ -56,11 +58,12 @@ fn propagate(mount: BorrowedFd<'_>, propagation: u64, recursive: bool) -> nix::R
 ///
 /// `EINVAL` where the old root is the initial ramdisk: there `--no-pivot` is needed.
 pub fn enter(root: &Root, propagation: u64) -> anyhow::Result<()> {
+    let old = host_directory(Path::new("/")).context("open the old root")?;
     fchdir(root).context("enter the root")?;
     pivot_to_working_directory().context("pivot_root (on a ramdisk use --no-pivot)")?;
-    // The working directory is now the old root. What is unmounted there must not be unmounted on
+    // The old root now lies on top of the new one. What is unmounted there must not be unmounted on
     // the host.
-    let old = host_directory(Path::new("."))?;
+    fchdir(&old).context("enter the old root")?;
     propagate(old.as_fd(), ms::SLAVE, true).context("part the old root")?;
     umount2(".", MntFlags::MNT_DETACH).context("let go of the old root")?;
     drop(old);

@@ -131,7 +131,7 @@ impl Containers {
 
     /// Makes a directory for a new container, locked.
     ///
-    /// What a creation that died left behind is taken over.
+    /// One that a creation that died left behind is taken over as it is.
     ///
     /// # Errors
     ///
@@ -151,7 +151,6 @@ impl Containers {
         if entry.path.join(STATE).exists() || !entry.is_still_there() {
             return Err(taken());
         }
-        entry.clear()?;
         Ok(entry)
     }
 
@@ -303,7 +302,12 @@ impl Entry {
         }
     }
 
-    fn clear(&self) -> anyhow::Result<()> {
+    /// Removes the files of the container.
+    ///
+    /// # Errors
+    ///
+    /// Those of removing files.
+    pub fn clear(&self) -> anyhow::Result<()> {
         let names = [STATE, START_SOCKET, CONFIG, "state.new", "config.new"];
         for path in names.map(|name| self.path.join(name)) {
             match fs::remove_file(&path) {
@@ -369,6 +373,7 @@ mod tests {
         assert!(containers.reserve(&id).unwrap_err().to_string().contains("already exists"));
         drop(first);
         let second = containers.reserve(&id).unwrap();
+        second.clear().unwrap();
         assert!(!second.path().join(CONFIG).exists());
         second.remove().unwrap();
         assert!(!containers.path(&id).exists());

@@ -44,14 +44,16 @@ impl KeptLayer {
         self.directory.join("work")
     }
 
-    /// Makes the directories, unless an earlier container of this name left them.
+    /// Makes the directories, unless an earlier container of this name left them, and says whether
+    /// they are new.
     ///
     /// `maps` are those of the container's user namespace: its root is to own the layer.
     ///
     /// # Errors
     ///
     /// Those of making directories, or if the layer was written under other ID maps.
-    pub fn prepare(&self, maps: Option<&IdMaps>) -> anyhow::Result<()> {
+    pub fn prepare(&self, maps: Option<&IdMaps>) -> anyhow::Result<bool> {
+        let is_new = !self.directory.exists();
         store::make_private(&self.directory)?;
         self.check_maps(maps)?;
         for directory in [self.upperdir(), self.workdir()] {
@@ -64,7 +66,7 @@ impl KeptLayer {
                 }
             }
         }
-        Ok(())
+        Ok(is_new)
     }
 
     fn check_maps(&self, maps: Option<&IdMaps>) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 
 pub mod filter;
 pub mod mount;
+pub mod network;
 pub mod process;
 pub mod seal;
 pub mod terminal;

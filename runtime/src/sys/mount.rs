@@ -183,10 +183,10 @@ pub fn set_attributes(
     Errno::result(result).map(drop)
 }
 
-/// Makes `new_root` the root of the mount namespace, with the old one stacked on the same place.
+/// Makes the working directory the root of the mount namespace (`pivot_root(2)`).
 ///
-/// The working directory must be `new_root`; afterwards it is the old root, which the caller
-/// detaches.
+/// The working directory must be the new root; afterwards the old one is mounted on top of it,
+/// and the caller detaches it.
 ///
 /// # Errors
 ///

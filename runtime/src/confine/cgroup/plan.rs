@@ -110,6 +110,26 @@ impl CgroupPlan {
         limits.refuse_without_cgroup()?;
         Ok(None)
     }
+
+    /// Removes what a creation that died has left. Its processes end by themselves and are waited
+    /// for; directories with others' processes are not touched.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if there are processes after 2 s.
+    pub fn remove_remains(&self) -> Result<()> {
+        let mut remains = Cgroup { privileged: self.must, ..Cgroup::default() };
+        for place in &self.places {
+            for path in place.candidates.iter().filter(|path| path.is_dir()) {
+                remains.add(Directory {
+                    controllers: place.controllers.clone(),
+                    mount: place.mount.clone(),
+                    path: path.clone(),
+                });
+            }
+        }
+        remains.remove()
+    }
 }
 
 fn is_refusal(error: &io::Error) -> bool {
