@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::waitpid;
 use nix::unistd::setsid;
 
-use crate::confine::cgroup::Cgroup;
+use crate::confine::cgroup::{Cgroup, Entrance};
 use crate::console;
 use crate::plan::identity::Program;
 use crate::process::channel::{Channel, Gone, pair};
@@ -62,15 +62,13 @@ pub struct Made {
 /// What failed, here or inside.
 pub fn make(order: &Order<'_>) -> anyhow::Result<Made> {
     let (channel, to_parent) = pair()?;
+    let entrance = order.cgroup.map(|cgroup| cgroup.entrance(true)).transpose()?;
     let how = Clone { sibling: true, ..Clone::default() };
     let enter =
         || join_namespaces(order.init, order.namespaces).context("join the container's namespaces");
-    let child = usher(enter, how, || run(order, &to_parent))?;
+    let child = usher(enter, how, || run(order, entrance, &to_parent))?;
     drop(to_parent);
     let mut made = Made { child, console: None, channel, keep: false };
-    if let Some(cgroup) = order.cgroup {
-        cgroup.enter(made.child.pid)?;
-    }
     made.channel.send(&ToInit::Go)?;
     made.converse()?;
     Ok(made)
@@ -119,8 +117,9 @@ impl Drop for Made {
     }
 }
 
-fn run(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> u8 {
-    let Err(error) = set_up(order, parent);
+fn run(order: &Order<'_>, entrance: Option<Entrance>, parent: &Channel<ToParent, ToInit>) -> u8 {
+    let inside = entrance.map_or(Ok(()), |entrance| entrance.pass());
+    let Err(error) = inside.and_then(|()| set_up(order, parent));
     if !error.is::<Gone>() {
         let _nobody_is_left_to_tell =
             parent.send(&ToParent::Failed { chain: format!("{error:#}") });
