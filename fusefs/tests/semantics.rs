@@ -328,7 +328,7 @@ fn attributes_of_the_format_are_not_for_the_inside() {
         xattr::set(&file, "user.own", &[1; 4000]).unwrap();
         assert_eq!(xattr::get(&file, "user.own").unwrap(), [1; 4000]);
         xattr::remove(&file, "user.own").unwrap();
-        assert_eq!(xattr::list(&file).unwrap(), [vec![]; 0]);
+        assert!(xattr::list(&file).unwrap().is_empty());
         mounted.unmount();
     });
 }

@@ -159,8 +159,10 @@ impl State {
             return Ok(Arc::clone(file));
         }
         let file = match node.place.clone() {
-            Place::Gone { file, .. } => return Ok(file),
-            Place::Lower(_) if write => return Err(Errno::EROFS),
+            Place::Nameless(file) => return Ok(file),
+            Place::Removed => return Err(Errno::ENOENT),
+            Place::Lower(_) | Place::Hidden(..) if write => return Err(Errno::EROFS),
+            Place::Hidden(folder, name) => OpenFile { file: folder.file(&name)?, writable: false },
             Place::Lower(layer) => {
                 let (parent, name) = node.name()?;
                 let file = self.lower_folder(parent, layer)?.file(&name)?;
