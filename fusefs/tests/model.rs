@@ -505,6 +505,16 @@ fn with_layers(lowers: usize) {
 }
 
 #[test]
+fn writes_that_the_kernel_gathers_end_the_same() {
+    let seed = seed();
+    println!("RRUN_SEED={seed}");
+    everywhere(|identity, stage| {
+        let layers = Layers::new(stage, 2).with_writeback();
+        run(identity, &layers, 2, &mut Random(seed | 1));
+    });
+}
+
+#[test]
 fn whiteouts_as_files_behave_like_devices() {
     let seed = seed();
     println!("RRUN_SEED={seed}");

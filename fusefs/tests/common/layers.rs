@@ -13,6 +13,7 @@ pub(crate) struct Layers {
     /// Where the upper and work directory lie.
     upper: PathBuf,
     lowers: usize,
+    writeback: bool,
 }
 
 impl Layers {
@@ -21,7 +22,7 @@ impl Layers {
         for name in ["upper", "work", "merged"] {
             fs::create_dir_all(top.join(name)).unwrap();
         }
-        let layers = Self { top: top.to_owned(), upper: top.to_owned(), lowers };
+        let layers = Self { top: top.to_owned(), upper: top.to_owned(), lowers, writeback: false };
         for number in 1..=lowers {
             fs::create_dir_all(layers.lower(number)).unwrap();
         }
@@ -32,6 +33,11 @@ impl Layers {
     pub(crate) fn with_upper(self, elsewhere: &Path) -> Self {
         let upper = Self::new(elsewhere, 0).upper;
         Self { upper, ..self }
+    }
+
+    /// The same layers with the kernel's writeback cache.
+    pub(crate) fn with_writeback(self) -> Self {
+        Self { writeback: true, ..self }
     }
 
     /// Lower directory `number`; 1 is the topmost.
@@ -60,7 +66,7 @@ impl Layers {
             lowerdirs: (1..=self.lowers).map(|number| self.lower(number)).collect(),
             upperdir: Some(self.upper()),
             workdir: Some(self.work()),
-            ..Config::default()
+            writeback: self.writeback,
         }
     }
 
