@@ -23,8 +23,12 @@ pub(crate) enum Place {
     Upper,
     /// In the index of copied-up hard links.
     Indexed(Name),
-    /// Under no name any more; `upper` says whether it may be changed.
-    Gone { file: Arc<OpenFile>, upper: bool },
+    /// Where it always was in a lower layer, but the merged tree has no name for it any more.
+    Hidden(Arc<Folder>, Name),
+    /// In the upper directory's file system, without a name.
+    Nameless(Arc<OpenFile>),
+    /// Nowhere: a directory that was removed. What is in memory is all that is left of it.
+    Removed,
 }
 
 /// One file, directory or other object of the merged tree.
@@ -80,6 +84,11 @@ impl Node {
         self.names.is_empty()
     }
 
+    /// Whether no name leads to it any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self.place, Place::Hidden(..) | Place::Nameless(_) | Place::Removed)
+    }
+
     /// By how many names it is known.
     pub(crate) fn names_known(&self) -> usize {
         self.names.len()
@@ -87,7 +96,7 @@ impl Node {
 
     /// Whether what it shows may be changed in place.
     pub(crate) fn is_upper(&self) -> bool {
-        matches!(self.place, Place::Upper | Place::Indexed(_) | Place::Gone { upper: true, .. })
+        !matches!(self.place, Place::Lower(_) | Place::Hidden(..))
     }
 }
 
@@ -102,6 +111,14 @@ pub(crate) struct Opened {
     pub(crate) listing: Listing,
     /// Whether new entries inherit an access control list, if known.
     pub(crate) default_acl: Option<bool>,
+}
+
+impl Opened {
+    /// A new directory of the upper layer.
+    pub(crate) fn empty() -> Self {
+        let listing = Listing::new(Vec::new(), HashSet::new(), || Ino::ROOT);
+        Self { upper: Some(None), lowers: Vec::new(), listing, default_acl: None }
+    }
 }
 
 /// A merged directory's part in one lower layer.

@@ -130,7 +130,9 @@ impl State {
     pub(super) fn link_target(&mut self, ino: Ino) -> nix::Result<std::ffi::OsString> {
         use crate::inode::table::Place;
         match self.table.get(ino)?.place.clone() {
-            Place::Gone { file, .. } => nix::fcntl::readlinkat(&file.file, ""),
+            Place::Hidden(folder, name) => folder.link_target(&name),
+            Place::Nameless(file) => nix::fcntl::readlinkat(&file.file, ""),
+            Place::Removed => Err(Errno::EINVAL),
             Place::Indexed(name) => self.upper()?.index.folder()?.link_target(&name),
             _ if ino == Ino::ROOT => Err(Errno::EINVAL),
             Place::Upper => {

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use super::State;
 use crate::inode::Ino;
 use crate::inode::handles::Held;
-use crate::inode::table::{Listing, LowerPart, Opened, Place};
+use crate::inode::table::{Listing, LowerPart, Opened};
 use crate::layer::stack::{self, Merge, Name, Outcome, Search};
 use crate::layer::{Folder, LayerIndex, Traits};
 use crate::upper::UpperFolder;
@@ -234,10 +234,6 @@ impl State {
     /// Closes the descriptor of a directory in one layer; it can be opened again by its name.
     pub(super) fn close_folder(&mut self, ino: Ino, layer: LayerIndex) {
         let Ok(node) = self.table.get_mut(ino) else { return };
-        // Without a name there is no way back.
-        if matches!(node.place, Place::Gone { .. }) {
-            return;
-        }
         let Some(opened) = node.opened.as_deref_mut() else { return };
         if layer == LayerIndex::UPPER {
             if let Some(upper) = &mut opened.upper {

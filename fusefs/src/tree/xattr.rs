@@ -87,7 +87,9 @@ impl State {
         act: impl FnOnce(&Subject<'_>) -> nix::Result<T>,
     ) -> nix::Result<T> {
         match self.table.get(ino)?.place.clone() {
-            Place::Gone { file, .. } => act(&Subject::open(file.as_fd())?),
+            Place::Hidden(folder, name) => act(&folder.attributes_of(&name)?),
+            Place::Nameless(file) => act(&Subject::open(file.as_fd())?),
+            Place::Removed => Err(Errno::ENOENT),
             Place::Indexed(name) => act(&self.upper()?.index.folder()?.attributes_of(&name)?),
             Place::Upper if ino == Ino::ROOT => act(&self.upper()?.root.own_attributes()?),
             Place::Lower(layer) if ino == Ino::ROOT => {
