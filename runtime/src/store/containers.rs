@@ -266,7 +266,7 @@ impl Entry {
     ///
     /// Those of writing a file.
     pub fn write_config(&self, text: &[u8]) -> anyhow::Result<()> {
-        store::replace(&self.path.join(CONFIG), text)
+        store::replace_until_reboot(&self.path.join(CONFIG), text)
     }
 
     /// Makes the container known.
