@@ -5,6 +5,7 @@
 //!   state.json        the container as created; replaced by rename
 //!   config.json       the configuration it was created from, byte for byte
 //!   start             socket on which the waiting init listens; gone once started
+//! ROOT/seccomp,cache/ compiled seccomp profiles of all containers, 0700; may be removed at any time
 //! DATA/containers/ID/ a writable layer that outlives the container
 //!   upper/ work/      as the overlay keeps them
 //!   ids.json          the ID maps that its files belong to, if there are any
