@@ -124,7 +124,7 @@ fn a_bind_mount_has_its_flags() {
         seen.contains("Read-only file system") && seen.to_lowercase().contains("permission denied"),
         "{seen}"
     );
-    for option in ["ro", "nosuid", "nodev", "noexec"] {
+    for option in [" ro,", "nosuid", "nodev", "noexec"] {
         assert!(mounted(&seen, "/shared").contains(option), "{option} in {seen}");
     }
 }
@@ -164,16 +164,12 @@ fn a_tmpfs_has_its_mode_and_size() {
 fn mounts_are_made_in_their_order() {
     let (sandbox, bundle) = plain();
     bundle.mount("/a", "tmpfs", "tmpfs", &[]);
-    bundle.mount("/a/b", "tmpfs", "tmpfs", &["mode=700"]);
+    bundle.mount("/a/b", "tmpfs", "tmpfs", &[]);
     bundle.mount("relative", "tmpfs", "tmpfs", &[]);
     let table = sandbox.prints(&bundle, MOUNTS);
     let places: Vec<_> = table.lines().map(|line| line.split(' ').next().unwrap()).collect();
-    assert!(
-        places.ends_with(&["/a", "/a/b", "/relative"])
-            || places.windows(2).any(|pair| pair == ["/a", "/a/b"]),
-        "{table}"
-    );
-    mounted(&table, "/relative");
+    let own = places.windows(3).any(|three| three == ["/a", "/a/b", "/relative"]);
+    assert!(own, "{table}");
 }
 
 #[test]
