@@ -154,9 +154,9 @@ impl Overlay {
             let work = open_upper(WORK, workdir)?;
             check_apart(config, &lowers, (upperdir, &root), (workdir, &work))?;
             check_same_mount((upperdir, &root), (workdir, &work))?;
-            check_attributes(upperdir, &root)?;
             take(UPPER, upperdir, &root)?;
             take(WORK, workdir, &work)?;
+            check_attributes(upperdir, &root)?;
             let failed = |errno| OpenError::Work { path: workdir.clone(), errno };
             upper = Some(Upper::prepare(root, &work).map_err(failed)?);
             held = Some(work);

@@ -96,7 +96,12 @@ impl State {
             self.enter_index(ino, *key, plan, indexed, &staged, upper)?;
             place = Place::Indexed(Name::clone(indexed));
         }
-        place_quietly(staged, &folder, &name)?;
+        if let Err(errno) = place_quietly(staged, &folder, &name) {
+            if let Some((indexed, _)) = &plan.link {
+                upper.index.remove(indexed)?;
+            }
+            return Err(errno);
+        }
         self.mark_raised(parent, &name)?;
         let node = self.table.get_mut(ino)?;
         node.place = place;
