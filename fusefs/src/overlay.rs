@@ -132,7 +132,8 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Opens and checks all directories of `config`, and clears the work directory.
+    /// Opens and checks all directories of `config`, and clears the work directory: in the user
+    /// namespace that will serve them, since what lies there may belong to any of its ids.
     ///
     /// The descriptors are closed on exec and shared over a fork, the locks with them.
     ///
