@@ -250,7 +250,8 @@ pub(crate) struct Link {
 /// All nodes.
 #[derive(Debug)]
 pub(crate) struct Table {
-    nodes: HashMap<Ino, Node>,
+    /// Boxed, since a map keeps up to half of its places free.
+    nodes: HashMap<Ino, Box<Node>>,
     last: Ino,
     /// Files with several names. Kept for the life of the mount: they are few.
     pub(crate) links: HashMap<LinkKey, Link>,
@@ -260,7 +261,7 @@ impl Table {
     /// A table of nothing but the root, which stays for ever.
     pub(crate) fn new(mut root: Node) -> Self {
         root.lookups = 1;
-        let nodes = HashMap::from([(Ino::ROOT, root)]);
+        let nodes = HashMap::from([(Ino::ROOT, Box::new(root))]);
         Self { nodes, last: Ino::ROOT, links: HashMap::new() }
     }
 
@@ -276,7 +277,7 @@ impl Table {
     ///
     /// `ESTALE` if it was forgotten.
     pub(crate) fn get(&self, ino: Ino) -> nix::Result<&Node> {
-        self.nodes.get(&ino).ok_or(Errno::ESTALE)
+        self.nodes.get(&ino).map(Box::as_ref).ok_or(Errno::ESTALE)
     }
 
     /// The node `ino`, to be changed.
@@ -285,7 +286,7 @@ impl Table {
     ///
     /// `ESTALE` if it was forgotten.
     pub(crate) fn get_mut(&mut self, ino: Ino) -> nix::Result<&mut Node> {
-        self.nodes.get_mut(&ino).ok_or(Errno::ESTALE)
+        self.nodes.get_mut(&ino).map(Box::as_mut).ok_or(Errno::ESTALE)
     }
 
     /// Whether the node is known.
@@ -300,7 +301,7 @@ impl Table {
 
     /// Adds a node, which has no name yet.
     pub(crate) fn insert(&mut self, node: Node) {
-        self.nodes.insert(node.attr.ino, node);
+        self.nodes.insert(node.attr.ino, Box::new(node));
     }
 
     /// Gives the node `ino` the name `name` in `parent`, unless it is known by it.
@@ -346,7 +347,7 @@ impl Table {
         let mut unsure = vec![ino];
         while let Some(ino) = unsure.pop() {
             let used = |node: &Node| node.lookups > 0 || node.children > 0 || ino == Ino::ROOT;
-            if self.nodes.get(&ino).is_none_or(used) {
+            if self.get(ino).is_ok_and(used) {
                 continue;
             }
             let Some(node) = self.nodes.remove(&ino) else { continue };

@@ -1,5 +1,6 @@
 //! The contents of files.
 
+use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -142,7 +143,7 @@ impl Tree {
     /// # Errors
     ///
     /// `EINVAL` if it is none.
-    pub fn read_link(&self, ino: Ino) -> nix::Result<std::ffi::OsString> {
+    pub fn read_link(&self, ino: Ino) -> nix::Result<OsString> {
         self.state().link_target(ino)
     }
 

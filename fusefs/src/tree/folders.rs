@@ -1,5 +1,6 @@
 //! A directory's parts in the layers, and its merged entries.
 
+use std::ffi::OsStr;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -75,7 +76,7 @@ impl State {
             lowers: Vec::new(),
         };
         if ino == Ino::ROOT {
-            return Ok(start(ino, Name::from(std::ffi::OsStr::new(".")), Box::default()));
+            return Ok(start(ino, Name::from(OsStr::new(".")), Box::default()));
         }
         let (parent, name) = node.name()?;
         let seen = self.entry(parent, &name)?.folders.clone();
@@ -121,7 +122,7 @@ impl State {
     }
 
     fn root_part(&self, layer: LayerIndex) -> nix::Result<Outcome> {
-        let here = std::ffi::OsStr::new(".");
+        let here = OsStr::new(".");
         if layer != LayerIndex::UPPER {
             return self.layer(layer)?.root.folder(here).map(Outcome::Found);
         }

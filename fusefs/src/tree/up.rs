@@ -1,5 +1,6 @@
 //! Bringing objects to the upper directory before they change.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -96,7 +97,12 @@ impl State {
             self.enter_index(ino, *key, plan, indexed, &staged, upper)?;
             place = Place::Indexed(Name::clone(indexed));
         }
-        place_quietly(staged, &folder, &name)?;
+        if let Err(errno) = place_quietly(staged, &folder, &name) {
+            if let Some((indexed, _)) = &plan.link {
+                upper.index.remove(indexed)?;
+            }
+            return Err(errno);
+        }
         self.mark_raised(parent, &name)?;
         let node = self.table.get_mut(ino)?;
         node.place = place;
@@ -200,7 +206,7 @@ pub(super) fn default_acl(folder: &UpperFolder) -> nix::Result<Option<Vec<u8>>> 
 fn place_quietly(staged: Staged<'_>, folder: &UpperFolder, name: &Name) -> nix::Result<()> {
     let (accessed, modified) = times(&folder.own_stat()?);
     staged.place(folder, name)?;
-    folder.set_times(std::ffi::OsStr::new("."), &accessed, &modified)
+    folder.set_times(OsStr::new("."), &accessed, &modified)
 }
 
 /// Opens a staged object before it loses its name.

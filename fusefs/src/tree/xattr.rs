@@ -1,6 +1,6 @@
 //! Extended attributes, access control lists among them.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
@@ -61,7 +61,7 @@ impl Tree {
         &self,
         ino: Ino,
         name: &OsStr,
-        change: impl FnOnce(&Subject<'_>, &std::ffi::CStr) -> nix::Result<()>,
+        change: impl FnOnce(&Subject<'_>, &CStr) -> nix::Result<()>,
     ) -> nix::Result<()> {
         if attribute::is_private(name.as_bytes()) {
             return Err(Errno::EPERM);
