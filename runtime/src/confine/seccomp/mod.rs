@@ -4,12 +4,16 @@
 //! container's process with one system call.
 //!
 //! ```text
-//! profile ──► generate: libseccomp's rules, behind newer's few instructions ──► Program ──► seccomp(2)
+//! profile ──► cache: compiled before? ──► Program ──► seccomp(2)
+//!                  └──► generate: libseccomp's rules, behind newer's few instructions
 //! ```
 
 mod arch;
+mod cache;
 mod generate;
 mod newer;
+
+use std::path::Path;
 
 use anyhow::{Result, anyhow, bail, ensure};
 use libc::sock_filter;
@@ -52,7 +56,7 @@ impl Program {
     }
 }
 
-/// Compiles `linux.seccomp`.
+/// Compiles `linux.seccomp`, or finds it compiled in the directory `cache`, which is made for it.
 ///
 /// Names of system calls that nobody knows are left out, since a profile serves many kernels. Where the
 /// default is to refuse, calls newer than the whole profile fail with `ENOSYS` instead, so that C
@@ -61,16 +65,24 @@ impl Program {
 ///
 /// # Errors
 ///
-/// What is not supported or makes no sense, with its JSON pointer.
-pub fn compile(profile: &LinuxSeccomp) -> Result<Program> {
+/// What is not supported or makes no sense, with its JSON pointer. That the program cannot be kept
+/// is none.
+pub fn compile(profile: &LinuxSeccomp, cache: Option<&Path>) -> Result<Program> {
     refuse_listeners(profile)?;
     let flags = flags(profile)?;
+    let entry = cache.map(|directory| cache::Entry::of(directory, profile)).transpose()?;
+    if let Some(filters) = entry.as_ref().and_then(cache::Entry::read) {
+        return Ok(Program { filters, flags });
+    }
     let filters = generate::generate(profile)?;
     let length = filters.len();
     ensure!(
         length <= MAX_INSTRUCTIONS,
         "/linux/seccomp: {length} instructions, the kernel takes {MAX_INSTRUCTIONS}"
     );
+    if let Some(Err(error)) = entry.map(|entry| entry.keep(&filters)) {
+        log::debug!("the compiled seccomp profile is not kept: {error:#}");
+    }
     Ok(Program { filters, flags })
 }
 
@@ -113,6 +125,15 @@ fn from_bytes(bytes: &[u8]) -> Option<Vec<sock_filter>> {
     };
     let (whole, rest) = bytes.as_chunks();
     rest.is_empty().then(|| whole.iter().map(instruction).collect())
+}
+
+/// Instructions as `struct sock_filter` has them in memory.
+fn to_bytes(program: &[sock_filter]) -> Vec<u8> {
+    let bytes = |sock_filter { code, jt, jf, k }: &sock_filter| {
+        let ([c, d], [k, l, m, n]) = (code.to_ne_bytes(), k.to_ne_bytes());
+        [c, d, *jt, *jf, k, l, m, n]
+    };
+    program.iter().flat_map(bytes).collect()
 }
 
 #[cfg(test)]

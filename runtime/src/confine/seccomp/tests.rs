@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, Instant};
 
 use libseccomp::{ScmpArch, ScmpSyscall};
 use oci_spec::runtime::{
@@ -85,7 +86,7 @@ fn names(arch: ScmpArch, base: u32) -> Vec<Option<String>> {
 #[test]
 fn the_default_profile_is_obeyed() {
     let profile = profile(DEFAULT_PROFILE);
-    let filters = compile(&profile).unwrap().filters;
+    let filters = compile(&profile, None).unwrap().filters;
     let named = rules(&profile).flat_map(LinuxSyscall::names).collect::<HashSet<_>>();
     let values =
         [0, 1, 8, 39, 40, 41, 0x20000, 0x20008, 0x7e02_0000, 0x1000_0000, 0xffff_ffff, 40 << 32];
@@ -141,7 +142,7 @@ fn every_operator_looks_at_all_64_bits() {
             "action": "SCMP_ACT_ERRNO", "errnoRet": 7, "args": [
             {{"index": 2, "op": "SCMP_CMP_{operator}", "value": {value}, "valueTwo": {two}}}]}}]}}"#
         );
-        let filters = compile(&profile(&json)).unwrap().filters;
+        let filters = compile(&profile(&json), None).unwrap().filters;
         let say = |value| run(&filters, native(), write(), [0, 0, value, 0, 0, 0]);
         let errno = libc::SECCOMP_RET_ERRNO | 7;
         yes.iter().for_each(|value| assert_eq!(say(*value), errno, "{operator} {value:#x}"));
@@ -172,7 +173,7 @@ fn conditions_of_a_rule_are_all_needed_unless_they_share_an_argument() {
             "action": "SCMP_ACT_ERRNO", "args": [{{"index": 0, "op": "SCMP_CMP_EQ", "value": 1}},
             {{"index": {second}, "op": "SCMP_CMP_EQ", "value": 2}}]}}]}}"#
         );
-        let filters = compile(&profile(&json)).unwrap().filters;
+        let filters = compile(&profile(&json), None).unwrap().filters;
         let all = [arguments[0], arguments[1], 0, 0, 0, 0];
         assert_eq!(run(&filters, native(), write(), all), expected, "{second} {arguments:?}");
     }
@@ -198,7 +199,7 @@ fn calls_newer_than_the_profile_do_not_exist() {
         );
         let named = libc::SECCOMP_RET_TRACE | 5;
         let profile = profile(&json);
-        let filters = compile(&profile).unwrap().filters;
+        let filters = compile(&profile, None).unwrap().filters;
         let last = Target::native().unwrap().number("faccessat2").unwrap();
         assert_eq!(run(&filters, native(), last + 1, [0; 6]), newer, "{default}");
         assert_eq!(run(&filters, native(), last, [0; 6]), named);
@@ -212,7 +213,7 @@ fn newer_means_something_else_on_each_architecture() {
     let json = r#"{"defaultAction": "SCMP_ACT_ERRNO",
         "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_AARCH64"],
         "syscalls": [{"names": ["mkdirat", "mlock2", "ioctl"], "action": "SCMP_ACT_ALLOW"}]}"#;
-    let filters = compile(&profile(json)).unwrap().filters;
+    let filters = compile(&profile(json), None).unwrap().filters;
     for (token, number, says) in [
         (X86_64, 258, ALLOW), // mkdirat
         (X86_64, 324, EPERM),
@@ -259,7 +260,7 @@ fn multiplexed_calls_can_be_made_directly_too() {
             r#"{{"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86"], "syscalls":
             [{{"names": ["read", "{name}"], "action": "SCMP_ACT_ALLOW"}}]}}"#
         );
-        let filters = compile(&profile(&json)).unwrap().filters;
+        let filters = compile(&profile(&json), None).unwrap().filters;
         let say = |number, first| run(&filters, X86, number, [first, 0, 0, 0, 0, 0]);
         assert_eq!(say(direct, 0), ALLOW, "{name}");
         assert_eq!(say(through, selector), ALLOW, "{name}");
@@ -270,7 +271,8 @@ fn multiplexed_calls_can_be_made_directly_too() {
 
 #[test]
 fn a_foreign_architecture_is_killed() {
-    let filters = compile(&profile(r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#)).unwrap().filters;
+    let filters =
+        compile(&profile(r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#), None).unwrap().filters;
     assert_eq!(run(&filters, native(), 1, [0; 6]), ALLOW);
     assert_eq!(run(&filters, 0x1234, 1, [0; 6]), KILL);
 }
@@ -310,7 +312,7 @@ fn what_is_not_supported_is_refused_by_name() {
             "/linux/seccomp/architectures: S390X has another byte order",
         ),
     ] {
-        let error = compile(&profile(&format!("{{{json}}}"))).unwrap_err();
+        let error = compile(&profile(&format!("{{{json}}}")), None).unwrap_err();
         let error = format!("{error:#}");
         assert!(error.contains(complaint), "{error:?} lacks {complaint:?}");
     }
@@ -320,7 +322,7 @@ fn what_is_not_supported_is_refused_by_name() {
 fn names_that_nobody_knows_are_left_out() {
     let json = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
         {"names": ["no_such_call", "write"], "action": "SCMP_ACT_ERRNO"}]}"#;
-    let filters = compile(&profile(json)).unwrap().filters;
+    let filters = compile(&profile(json), None).unwrap().filters;
     assert_eq!(run(&filters, native(), write(), [0; 6]), EPERM);
 }
 
@@ -328,8 +330,8 @@ fn names_that_nobody_knows_are_left_out() {
 fn the_kernel_takes_and_obeys_a_program() {
     let json = r#"{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG"],
         "syscalls": [{"names": ["getppid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99}]}"#;
-    let small = compile(&profile(json)).unwrap();
-    let large = compile(&profile(DEFAULT_PROFILE)).unwrap();
+    let small = compile(&profile(json), None).unwrap();
+    let large = compile(&profile(DEFAULT_PROFILE), None).unwrap();
     filter::tests::in_child(|| {
         nix::sys::prctl::set_no_new_privs().unwrap();
         large.install().unwrap();
@@ -343,7 +345,7 @@ fn the_kernel_takes_and_obeys_a_program() {
 
 #[test]
 fn a_filter_needs_no_new_privs() {
-    let program = compile(&profile(r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#)).unwrap();
+    let program = compile(&profile(r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#), None).unwrap();
     filter::tests::in_child(|| {
         caps::clear(None, caps::CapSet::Effective).unwrap();
         let error = program.install().unwrap_err().to_string();
@@ -359,7 +361,39 @@ fn a_rule_without_conditions_has_the_last_word_and_the_first_such_rule_wins() {
         {"names": ["write"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
         {"names": ["write"], "action": "SCMP_ACT_ERRNO", "errnoRet": 7},
         {"names": ["write"], "action": "SCMP_ACT_ALLOW"}]}"#;
-    let filters = compile(&profile(json)).unwrap().filters;
+    let filters = compile(&profile(json), None).unwrap().filters;
     assert_eq!(run(&filters, native(), write(), [3, 0, 0, 0, 0, 0]), EPERM);
     assert_eq!(run(&filters, native(), write(), [4, 0, 0, 0, 0, 0]), EPERM);
+}
+
+/// Compiling would be the longest part of starting a container, were the program not kept.
+#[test]
+fn a_profile_is_compiled_once() {
+    const LIMIT: Duration = Duration::from_millis(50);
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("filters");
+    let cache = Some(&*directory);
+    let profile = profile(DEFAULT_PROFILE);
+    let first = compile(&profile, cache).unwrap();
+    assert!(first.filters.len() < 2000, "{first:?}");
+    let started = Instant::now();
+    let second = compile(&profile, cache).unwrap();
+    let took = started.elapsed();
+    assert_eq!(to_bytes(&first.filters), to_bytes(&second.filters));
+    assert_eq!(first.flags, second.flags);
+    assert!(took < LIMIT, "{took:?}");
+    let file = std::fs::read_dir(&directory).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&file, "rubbish").unwrap();
+    let third = compile(&profile, cache).unwrap();
+    assert_eq!(to_bytes(&first.filters), to_bytes(&third.filters));
+    assert!(std::fs::metadata(&file).unwrap().len() > 1000, "replaced");
+}
+
+/// A cache that cannot be is no reason to run nothing.
+#[test]
+fn a_program_that_cannot_be_kept_is_compiled_all_the_same() {
+    let place = tempfile::NamedTempFile::new().unwrap();
+    let json = r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#;
+    let program = compile(&profile(json), Some(&place.path().join("below a file"))).unwrap();
+    assert_eq!(run(&program.filters, native(), 1, [0; 6]), ALLOW);
 }
