@@ -34,7 +34,7 @@ fn as_user<T>(uid: u32, gid: u32, act: impl FnOnce() -> T) -> T {
     result
 }
 
-/// How many requests the server has received so far: it makes one read(2) for each.
+/// How often the server has read something so far: once for each request, at least.
 fn requests(mounted: &Mounted) -> u64 {
     let io = fs::read_to_string(format!("/proc/{}/io", mounted.server())).unwrap();
     let line = io.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap();
