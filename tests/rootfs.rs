@@ -208,7 +208,7 @@ fn a_tmpfs_too_small_for_what_it_hides_is_refused() {
         "mount tmpfs on /hidden",
         "tmpcopyup",
         "copy big",
-        "ENOSPC",
+        "No space left",
     ]);
     sandbox.assert_nothing_left();
 }
