@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::common::{Sandbox, is_root, outcome};
 
 /// Verbs, and the flags that engines and test suites pass to them.
-const VERBS: [(&str, &[&str]); 10] = [
+const VERBS: [(&str, &[&str]); 12] = [
     (
         "create",
         &[
@@ -54,6 +54,8 @@ const VERBS: [(&str, &[&str]); 10] = [
             "--preserve-fds",
         ],
     ),
+    ("pause", &[]),
+    ("resume", &[]),
     ("list", &["--format", "--quiet"]),
     ("ps", &["--format"]),
     ("spec", &["--bundle", "--rootless"]),

@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::common::{Bundle, Sandbox, eventually, leftovers};
+use crate::common::{Bundle, Sandbox, eventually, is_root, leftovers};
 
 /// A program that says `ready`, and ends with 7 when told to terminate.
 const POLITE: &str = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.02; done";
@@ -200,6 +200,64 @@ fn everything_in_the_container_ends_with_it() {
     });
     sandbox.remove(&id);
     sandbox.assert_nothing_left();
+}
+
+/// A program that counts in a file of its root.
+fn counting(sandbox: &Sandbox) -> (Bundle, String) {
+    let script = "while :; do echo >> /count; sleep 0.02; done";
+    let bundle = sandbox.bundle(&["sh", "-c", script]);
+    let id = sandbox.start(&bundle, "counting");
+    eventually("it counts", || bundle.inside("/count").exists());
+    (bundle, id)
+}
+
+/// Pauses a container; false where its user may make no cgroup that could be frozen.
+#[track_caller]
+fn pauses(sandbox: &Sandbox, id: &str) -> bool {
+    let outcome = sandbox.rrun(&["pause", id]);
+    if outcome.code == 0 {
+        return true;
+    }
+    assert!(!is_root(), "{outcome}");
+    outcome.complains_of(&["pause", "cgroup", "cure"]);
+    false
+}
+
+#[test]
+fn the_paused_stands_still_until_resumed() {
+    let sandbox = Sandbox::new();
+    let (bundle, id) = counting(&sandbox);
+    sandbox.rrun(&["resume", &id]).complains_of(&["resume", "container not paused"]);
+    if !pauses(&sandbox, &id) {
+        return sandbox.remove(&id);
+    }
+    assert_eq!(sandbox.state(&id)["status"], "paused");
+    let count = bundle.read("/count");
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(bundle.read("/count"), count);
+    sandbox.rrun(&["pause", &id]).complains_of(&["pause", "container not running"]);
+    sandbox.rrun(&["exec", &id, "true"]).complains_of(&["cannot exec in a paused container"]);
+    sandbox.rrun(&["delete", &id]).complains_of(&["not stopped", "paused"]);
+    sandbox.rrun(&["resume", &id]).ok();
+    assert_eq!(sandbox.state(&id)["status"], "running");
+    eventually("it counts again", || bundle.read("/count") != count);
+    sandbox.remove(&id);
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn the_paused_can_be_killed_and_deleted_by_force() {
+    for end in ["kill", "delete"] {
+        let sandbox = Sandbox::new();
+        let (_bundle, id) = counting(&sandbox);
+        pauses(&sandbox, &id);
+        if end == "kill" {
+            sandbox.remove(&id);
+        } else {
+            sandbox.rrun(&["delete", "--force", &id]).ok();
+        }
+        sandbox.assert_nothing_left();
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The root file system: mounts, devices, what is hidden, and what must not be followed.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use serde_json::json;
@@ -158,6 +158,59 @@ fn a_tmpfs_has_its_mode_and_size() {
     bundle.mount("/scratch", "tmpfs", "tmpfs", &["mode=1750", "size=128k", "noexec"]);
     let seen = sandbox.prints(&bundle, "stat -c %a /scratch; head -c 200000 /dev/zero > /scratch/file 2>&1; stat -c %s /scratch/file");
     assert!(seen.starts_with("1750\n") && seen.ends_with("131072"), "{seen}");
+}
+
+#[test]
+fn a_tmpfs_has_the_mode_of_what_it_hides() {
+    let (sandbox, bundle) = plain();
+    fs::create_dir(bundle.inside("/hidden")).unwrap();
+    fs::set_permissions(bundle.inside("/hidden"), fs::Permissions::from_mode(0o710)).unwrap();
+    fs::write(bundle.inside("/hidden/file"), "below").unwrap();
+    bundle.mount("/hidden", "tmpfs", "tmpfs", &[]);
+    bundle.mount("/new", "tmpfs", "tmpfs", &[]);
+    let seen = sandbox.prints(&bundle, "stat -c %a /hidden /new; ls -A /hidden");
+    assert_eq!(seen, "710\n1777");
+}
+
+#[test]
+fn a_tmpfs_is_filled_with_what_it_hides() {
+    let (sandbox, bundle) = plain();
+    let hidden = bundle.inside("/hidden");
+    fs::create_dir_all(hidden.join("sub/deep")).unwrap();
+    fs::write(hidden.join("sub/deep/file"), "in the image\n").unwrap();
+    fs::set_permissions(hidden.join("sub/deep/file"), fs::Permissions::from_mode(0o4751)).unwrap();
+    fs::set_permissions(hidden.join("sub"), fs::Permissions::from_mode(0o1705)).unwrap();
+    symlink("/etc/hostname", hidden.join("link")).unwrap();
+    nix::unistd::mkfifo(&hidden.join("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    bundle.mount("/hidden", "tmpfs", "tmpfs", &["ro", "tmpcopyup", "mode=750"]);
+    let script = "cd /hidden; cat sub/deep/file; readlink link; stat -c '%a %F' . sub sub/deep/file pipe; \
+        touch sub/new 2>&1; stat -f -c %T .";
+    let expected = [
+        "in the image",
+        "/etc/hostname",
+        "750 directory",
+        "1705 directory",
+        "4751 regular file",
+        "400 fifo",
+        "touch: sub/new: Read-only file system",
+        "tmpfs",
+    ];
+    assert_eq!(sandbox.prints(&bundle, script).lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_tmpfs_too_small_for_what_it_hides_is_refused() {
+    let (sandbox, bundle) = plain();
+    fs::create_dir(bundle.inside("/hidden")).unwrap();
+    fs::write(bundle.inside("/hidden/big"), vec![1; 1 << 20]).unwrap();
+    bundle.mount("/hidden", "tmpfs", "tmpfs", &["tmpcopyup", "size=64k"]);
+    sandbox.run(&bundle).complains_of(&[
+        "mount tmpfs on /hidden",
+        "tmpcopyup",
+        "copy big",
+        "No space left",
+    ]);
+    sandbox.assert_nothing_left();
 }
 
 #[test]

@@ -109,13 +109,12 @@ pub mod attr {
 
 /// Options that parse but that the runtime does not carry out yet. `iversion` can be asked for
 /// only through `mount(2)`, which the runtime does not use.
-const NOT_APPLIED: [MountOption; 8] = [
+const NOT_APPLIED: [MountOption; 7] = [
     MountOption::Extension("copy-symlink"),
     MountOption::Extension("dest-nofollow"),
     MountOption::Extension("idmap"),
     MountOption::Extension("ridmap"),
     MountOption::Extension("src-nofollow"),
-    MountOption::Extension("tmpcopyup"),
     set(ms::I_VERSION),
     set(ms::REMOUNT),
 ];

@@ -10,7 +10,9 @@ mod features;
 mod kill;
 mod list;
 mod overlay;
+mod pause;
 mod ps;
+mod resume;
 mod run;
 mod spec;
 mod start;
@@ -102,6 +104,8 @@ enum Verb {
     Delete(delete::Delete),
     Run(run::Run),
     Exec(exec::Exec),
+    Pause(pause::Pause),
+    Resume(resume::Resume),
     List(list::List),
     Ps(ps::Ps),
     Spec(spec::Spec),
@@ -125,6 +129,8 @@ impl Command {
             Verb::Delete(verb) => verb.run(global),
             Verb::Run(verb) => verb.run(global),
             Verb::Exec(verb) => verb.run(global),
+            Verb::Pause(verb) => verb.run(global),
+            Verb::Resume(verb) => verb.run(global),
             Verb::List(verb) => verb.run(global),
             Verb::Ps(verb) => verb.run(global),
             Verb::Spec(verb) => verb.run(global),

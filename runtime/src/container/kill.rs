@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
-use crate::container::{Action, ContainerId, Runtime};
+use crate::container::{Action, ContainerId, Runtime, Status};
 use crate::store::containers::Record;
 use crate::sys::process::{pidfd_open, pidfd_signal};
 
@@ -21,11 +21,17 @@ impl Runtime {
         if all {
             return self.kill_all(&record, signal);
         }
-        let pidfd = self.pidfd(&record).filter(|_| self.status(&record).accepts(Action::Kill));
+        let status = self.status(&record);
+        let pidfd = self.pidfd(&record).filter(|_| status.accepts(Action::Kill));
         let Some(pidfd) = pidfd else { bail!("container not running") };
         match pidfd_signal(pidfd.as_fd(), signal) {
             Err(Errno::ESRCH) => bail!("container not running"),
-            result => result.with_context(|| format!("send signal {signal}")),
+            result => result.with_context(|| format!("send signal {signal}"))?,
+        }
+        match &record.cgroup {
+            // What a freezer of version 1 has stopped dies when it is let go.
+            Some(cgroup) if status == Status::Paused && signal == libc::SIGKILL => cgroup.thaw(),
+            _ => Ok(()),
         }
     }
 

@@ -3,7 +3,9 @@
 //! ```text
 //!            create              start              its program ends
 //! (nothing) ────────► created ─────────► running ────────────────────► stopped ──► (nothing)
-//!                        │                  │                             ▲    delete
+//!                        │                  │ ▲                           ▲    delete
+//!                        │            pause ▼ │ resume                    │
+//!                        │                 paused                         │
 //!                        └──────────────────┴──────── kill ───────────────┘
 //! ```
 
@@ -36,6 +38,10 @@ pub enum Action {
     Exec,
     /// Send a signal to the program.
     Kill,
+    /// Freeze its processes.
+    Pause,
+    /// Let them go on.
+    Resume,
     /// Forget the container.
     Delete,
 }
@@ -50,6 +56,8 @@ impl Status {
             Action::Start => self == Self::Created,
             Action::Exec => matches!(self, Self::Created | Self::Running),
             Action::Kill => matches!(self, Self::Created | Self::Running | Self::Paused),
+            Action::Pause => self == Self::Running,
+            Action::Resume => self == Self::Paused,
             Action::Delete => self == Self::Stopped,
         }
     }
@@ -73,15 +81,15 @@ mod tests {
 
     #[test]
     fn the_lifecycle_of_the_specification() {
-        use Action::{Delete, Exec, Kill, Start};
+        use Action::{Delete, Exec, Kill, Pause, Resume, Start};
         for (status, allowed) in [
             (Status::Creating, &[][..]),
             (Status::Created, &[Start, Exec, Kill]),
-            (Status::Running, &[Exec, Kill]),
-            (Status::Paused, &[Kill]),
+            (Status::Running, &[Exec, Kill, Pause]),
+            (Status::Paused, &[Kill, Resume]),
             (Status::Stopped, &[Delete]),
         ] {
-            for action in [Start, Exec, Kill, Delete] {
+            for action in [Start, Exec, Kill, Pause, Resume, Delete] {
                 assert_eq!(
                     status.accepts(action),
                     allowed.contains(&action),

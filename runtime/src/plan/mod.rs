@@ -257,10 +257,10 @@ fn is_bound_dev(mount: &MountPlan) -> bool {
 /// does, and terminals belong to the container's root.
 fn without_unmapped_group(mut mount: MountPlan, maps: Option<&IdMaps>) -> MountPlan {
     let Some(maps) = maps else { return mount };
-    if let mounts::What::New { fstype, options, .. } = &mut mount.what
-        && fstype == "devpts"
+    if let mounts::What::New(new) = &mut mount.what
+        && new.fstype == "devpts"
     {
-        options.retain(|(name, value)| {
+        new.options.retain(|(name, value)| {
             let group = value.as_deref().and_then(|value| value.parse().ok());
             let is_mapped = |gid| crate::userns::map::inside_to_outside(&maps.gids, gid).is_some();
             name != "gid" || group.is_none_or(is_mapped)
@@ -331,7 +331,7 @@ mod tests {
         let plan = mounts::plan(&mount, Path::new("/")).unwrap();
         let single = IdMaps::single(1000, 1000);
         let options = |mount: MountPlan| match mount.what {
-            mounts::What::New { options, .. } => options.len(),
+            mounts::What::New(new) => new.options.len(),
             _ => 0,
         };
         assert_eq!(options(without_unmapped_group(plan.clone(), Some(&single))), 1);

@@ -19,16 +19,22 @@ pub enum What {
         recursive: bool,
     },
     /// A new file system.
-    New {
-        /// Its type, as in `/proc/filesystems`.
-        fstype: String,
-        /// What is shown as its source.
-        source: String,
-        /// Its options, with or without a value.
-        options: Vec<(String, Option<String>)>,
-    },
+    New(NewMount),
     /// The container's cgroups, in whatever form this machine has them.
     Cgroup,
+}
+
+/// A file system that is made for the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewMount {
+    /// Its type, as in `/proc/filesystems`.
+    pub fstype: String,
+    /// What is shown as its source.
+    pub source: String,
+    /// Its options, with or without a value.
+    pub options: Vec<(String, Option<String>)>,
+    /// Whether what the image has at the destination is copied into it.
+    pub copy_up: bool,
 }
 
 /// One mount, ready to be made.
@@ -66,11 +72,12 @@ pub fn plan(mount: &Mount, bundle: &Path) -> anyhow::Result<MountPlan> {
         wish.add(option).with_context(|| format!("option {option:?}"))?;
     }
     let fstype = mount.typ().as_deref().unwrap_or_default();
+    ensure!(!wish.copy_up || fstype == "tmpfs", "option \"tmpcopyup\": only a tmpfs has it");
     let bind = wish.bind.or((fstype == "bind").then_some(false));
     let what = match bind {
         Some(recursive) => What::Bind { source: source(mount, bundle)?, recursive },
         None if fstype == "cgroup" || fstype == "cgroup2" => What::Cgroup,
-        None => new(mount, fstype, wish.superblock, wish.data)?,
+        None => new(mount, fstype, &mut wish)?,
     };
     Ok(MountPlan {
         destination: Path::new("/").join(mount.destination()),
@@ -88,7 +95,7 @@ fn source(mount: &Mount, bundle: &Path) -> anyhow::Result<PathBuf> {
 
 type Options = Vec<(String, Option<String>)>;
 
-fn new(mount: &Mount, fstype: &str, superblock: u64, data: Options) -> anyhow::Result<What> {
+fn new(mount: &Mount, fstype: &str, wish: &mut Wish) -> anyhow::Result<What> {
     ensure!(!fstype.is_empty(), "neither a type nor the option bind");
     let mut options: Options = [
         (ms::SYNCHRONOUS, "sync"),
@@ -97,13 +104,13 @@ fn new(mount: &Mount, fstype: &str, superblock: u64, data: Options) -> anyhow::R
         (ms::LAZYTIME, "lazytime"),
     ]
     .into_iter()
-    .filter(|(flag, _)| superblock & flag != 0)
+    .filter(|(flag, _)| wish.superblock & flag != 0)
     .map(|(_, name)| (name.to_owned(), None))
     .collect();
-    options.extend(data);
+    options.append(&mut wish.data);
     let source = mount.source().as_deref().unwrap_or(Path::new(fstype));
     let source = source.to_str().context("the source is not UTF-8")?.to_owned();
-    Ok(What::New { fstype: fstype.to_owned(), source, options })
+    Ok(What::New(NewMount { fstype: fstype.to_owned(), source, options, copy_up: wish.copy_up }))
 }
 
 #[derive(Default)]
@@ -113,6 +120,7 @@ struct Wish {
     superblock: u64,
     propagation: Vec<(u64, bool)>,
     bind: Option<bool>,
+    copy_up: bool,
     data: Options,
 }
 
@@ -127,6 +135,7 @@ impl Wish {
             MountOption::Bind { recursive } => {
                 self.bind = Some(recursive || self.bind.unwrap_or(false));
             }
+            MountOption::Extension("tmpcopyup") => self.copy_up = true,
             MountOption::Extension(name) => bail!("{name} is not supported yet"),
             MountOption::Data => self.data.push(match option.split_once('=') {
                 Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
@@ -219,12 +228,26 @@ mod tests {
         assert_eq!(mount("none", &["rbind"]).what, bind(true));
         assert_eq!(mount("", &["bind", "rbind"]).what, bind(true));
         assert_eq!(mount("cgroup", &["ro"]).what, What::Cgroup);
-        let What::New { options, .. } = mount("tmpfs", &["sync", "size=64k", "mode=755"]).what
-        else {
+        let What::New(new) = mount("tmpfs", &["sync", "size=64k", "mode=755"]).what else {
             panic!("a tmpfs is new");
         };
-        let names: Vec<_> = options.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<_> = new.options.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["sync", "size", "mode"]);
+    }
+
+    #[test]
+    fn only_a_tmpfs_is_filled_from_the_image() {
+        let is_filled = |options| match mount("tmpfs", options).what {
+            What::New(new) => new.copy_up,
+            other => panic!("{other:?}"),
+        };
+        assert!(is_filled(&["tmpcopyup"]) && !is_filled(&["rw"]));
+        let mut proc = Mount::default();
+        proc.set_destination("/proc".into())
+            .set_typ(Some("proc".to_owned()))
+            .set_options(Some(vec!["tmpcopyup".into()]));
+        let error = plan(&proc, Path::new("/bundle")).unwrap_err();
+        assert_eq!(error.to_string(), "option \"tmpcopyup\": only a tmpfs has it");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! the root's descriptor, every mount is attached by descriptor.
 
 pub mod cgroup;
+pub mod copy_up;
 pub mod devices;
 pub mod masks;
 pub mod mounts;

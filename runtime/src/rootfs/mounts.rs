@@ -6,11 +6,13 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC};
 use rrun_spec::mount_options::{attr, ms};
 
-use crate::plan::mounts::{MountPlan, What};
+use crate::plan::mounts::{MountPlan, NewMount, What};
 use crate::rootfs::cgroup::CgroupView;
+use crate::rootfs::copy_up::{copy_up, give};
 use crate::rootfs::paths::{Root, is_directory, stat};
 use crate::sys::mount::{
     Attributes, FsContext, attach, c_string, clone_tree, magic, set_attributes,
@@ -25,8 +27,8 @@ pub fn mount(root: &Root, plan: &MountPlan, cgroups: &CgroupView) -> anyhow::Res
     let destination = &plan.destination;
     match &plan.what {
         What::Bind { source, recursive } => bind(root, plan, source, *recursive),
-        What::New { fstype, source, options } => new(root, plan, fstype, source, options)
-            .with_context(|| format!("mount {fstype} on {}", destination.display())),
+        What::New(mount) => new(root, plan, mount)
+            .with_context(|| format!("mount {} on {}", mount.fstype, destination.display())),
         What::Cgroup => cgroups
             .mount(root, plan)
             .with_context(|| format!("mount the cgroups on {}", destination.display())),
@@ -78,19 +80,18 @@ fn change(mount: BorrowedFd<'_>, attributes: Attributes, recursive: bool) -> any
 
 type Options = [(String, Option<String>)];
 
-fn new(
-    root: &Root,
-    plan: &MountPlan,
-    fstype: &str,
-    source: &str,
-    options: &Options,
-) -> anyhow::Result<()> {
+fn new(root: &Root, plan: &MountPlan, new: &NewMount) -> anyhow::Result<()> {
+    let fstype = new.fstype.as_str();
+    let hidden = root.open(&plan.destination);
     let plain = matches!(fstype, "proc" | "sysfs");
     let target =
         if plain { plain_directory(root, plan)? } else { root.make_directory(&plan.destination)? };
-    match create(fstype, source, options, early_attributes(plan)) {
+    match create(fstype, &new.source, &new.options, early_attributes(plan)) {
         Ok(mount) => {
             verify(fstype, mount.as_fd())?;
+            if let (Ok(hidden), "tmpfs") = (hidden, fstype) {
+                resemble(mount.as_fd(), hidden.as_fd(), new)?;
+            }
             attach(mount.as_fd(), target.as_fd()).context("attach")?;
             for (propagation, recursive) in &plan.propagation {
                 let attributes = Attributes { propagation: *propagation, ..Attributes::default() };
@@ -101,6 +102,24 @@ fn new(
         Err(error) if is_refused(&error) => instead(root, plan, fstype, error),
         Err(error) => Err(error),
     }
+}
+
+/// Gives a tmpfs the mode of the directory that it hides, as runc and crun do, and with
+/// `tmpcopyup` its owner and content too; what the options say goes before.
+fn resemble(tmpfs: BorrowedFd<'_>, hidden: BorrowedFd<'_>, new: &NewMount) -> anyhow::Result<()> {
+    let is_said = |key: &str| new.options.iter().any(|(name, _)| name == key);
+    let original = stat(hidden)?;
+    if new.copy_up {
+        copy_up(hidden, tmpfs).context("tmpcopyup")?;
+        if !is_said("uid") && !is_said("gid") {
+            give(tmpfs, c".", &original).context("tmpcopyup: change the owner")?;
+        }
+    }
+    if is_said("mode") {
+        return Ok(());
+    }
+    let mode = Mode::from_bits_truncate(original.st_mode);
+    fchmodat(tmpfs, ".", mode, FchmodatFlags::FollowSymlink).context("change the mode")
 }
 
 /// `/proc` and `/sys` must be where they seem to be: a link in the image would send what we mount,
@@ -130,7 +149,7 @@ fn early_attributes(plan: &MountPlan) -> u64 {
 
 /// Whether mount points of other mounts, or devices, may have to be made inside.
 fn is_filled_later(plan: &MountPlan) -> bool {
-    matches!(&plan.what, What::New { fstype, .. } if fstype == "tmpfs")
+    matches!(&plan.what, What::New(new) if new.fstype == "tmpfs")
 }
 
 /// Makes the mounts read-only that had to be written to until now.
@@ -242,5 +261,5 @@ fn instead(
 /// Those of `open(2)`.
 pub fn host_directory(path: &Path) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty())
+    nix::fcntl::open(path, flags, Mode::empty())
 }

@@ -308,8 +308,8 @@ mod tests {
                 (
                     "/mounts",
                     json!([{"destination": "/a", "type": "tmpfs",
-                        "options": ["tmpcopyup", "ridmap"]}]),
-                    "/mounts/0/options/0: \"tmpcopyup\" is not supported yet: remove it; \
+                        "options": ["idmap", "ridmap"]}]),
+                    "/mounts/0/options/0: \"idmap\" is not supported yet: remove it; \
                      /mounts/0/options/1: \"ridmap\" is not supported yet: remove it",
                 ),
                 (
