@@ -1,12 +1,14 @@
 //! The root file system: mounts, devices, what is hidden, and what must not be followed.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
 
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::mkfifo;
 use serde_json::json;
 
-use crate::common::{Bundle, Sandbox, leftovers};
+use crate::common::{Bundle, Sandbox, is_root, leftovers};
 
 /// Lines of the container's mount table, as `destination type options [optional fields]`.
 const MOUNTS: &str = "while read -r _ _ _ _ at options rest; do \
@@ -83,6 +85,23 @@ fn a_device_of_the_config_is_there() {
         sandbox.prints(&bundle, "stat -c '%F %t:%T' /dev/fuse"),
         "character special file a:e5"
     );
+}
+
+#[test]
+fn a_device_that_was_bound_is_left_as_it_is() {
+    let (sandbox, bundle) = plain();
+    let mut node = PathBuf::from("/dev/null");
+    if is_root() {
+        node = sandbox.join("null");
+        let owner_alone = Mode::S_IRUSR | Mode::S_IWUSR;
+        mknod(&node, SFlag::S_IFCHR, owner_alone, makedev(1, 3)).unwrap();
+    }
+    let before = fs::metadata(&node).unwrap();
+    bundle.mount("/dev/null", "bind", node.to_str().unwrap(), &["bind"]);
+    let seen = sandbox.prints(&bundle, "echo x > /dev/null; stat -c %t:%T:%a /dev/null");
+    assert_eq!(seen, format!("1:3:{:o}", before.mode() & 0o7777));
+    let after = fs::metadata(&node).unwrap();
+    assert_eq!((before.mode(), before.uid()), (after.mode(), after.uid()));
 }
 
 #[test]
@@ -181,7 +200,7 @@ fn a_tmpfs_is_filled_with_what_it_hides() {
     fs::set_permissions(hidden.join("sub/deep/file"), fs::Permissions::from_mode(0o4751)).unwrap();
     fs::set_permissions(hidden.join("sub"), fs::Permissions::from_mode(0o1705)).unwrap();
     symlink("/etc/hostname", hidden.join("link")).unwrap();
-    nix::unistd::mkfifo(&hidden.join("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    mkfifo(&hidden.join("pipe"), Mode::S_IRUSR).unwrap();
     bundle.mount("/hidden", "tmpfs", "tmpfs", &["ro", "tmpcopyup", "mode=750"]);
     let script = "cd /hidden; cat sub/deep/file; readlink link; stat -c '%a %F' . sub sub/deep/file pipe; \
         touch sub/new 2>&1; stat -f -c %T .";

@@ -87,13 +87,12 @@ fn make_node(root: &Root, device: &DevicePlan) -> anyhow::Result<Made> {
             let found =
                 nix::sys::stat::fstatat(&parent, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
             let same = found.st_mode & libc::S_IFMT == device.kind && found.st_rdev == number;
-            if !same {
-                return Ok(Made::SomethingElseIsThere);
-            }
+            // As it is: it may be a mount of the caller's, and so the host's own node.
+            return Ok(if same { Made::Yes } else { Made::SomethingElseIsThere });
         }
         result => result?,
     }
-    // The mode that mknod gave has lost the bits of the umask; the name is no link, as just seen.
+    // The mode that mknod gave has lost the bits of the umask; the name was made just now.
     fchmodat(&parent, name.as_os_str(), mode, FchmodatFlags::FollowSymlink)?;
     let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
     fchownat(&parent, name.as_os_str(), Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
