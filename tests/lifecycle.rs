@@ -1,13 +1,15 @@
 //! What may happen to a container, in which order, and what is on disk meanwhile.
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::common::{Bundle, Sandbox, eventually, is_root, leftovers};
+use crate::common::{Bundle, Sandbox, eventually, is_root, leftovers, outcome};
 
 /// A program that says `ready`, and ends with 7 when told to terminate.
 const POLITE: &str = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.02; done";
@@ -81,7 +83,7 @@ fn the_bundle_is_the_working_directory_unless_named() {
     let sandbox = Sandbox::new();
     let bundle = sandbox.bundle(&["true"]);
     let mut command = sandbox.command(&["run", &sandbox.id("here")]);
-    crate::common::outcome::spawn(command.current_dir(bundle.path())).wait().ok();
+    outcome::spawn(command.current_dir(bundle.path())).wait().ok();
     sandbox.assert_nothing_left();
 }
 
@@ -274,6 +276,52 @@ fn without_a_pid_namespace_kill_all_reaches_all() {
     sandbox.wait_until_stopped(&id);
     sandbox.rrun(&["delete", "--force", &id]).ok();
     sandbox.assert_nothing_left();
+}
+
+/// A namespace's number goes to another one when it has ended: what belongs to a stopped container
+/// must not be told by such a number.
+#[test]
+fn deleting_a_container_does_not_touch_strangers() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["true"]);
+    bundle.share_with_host("pid");
+    bundle.edit(|config| {
+        config["linux"].as_object_mut().unwrap().retain(|key, _| key == "namespaces");
+    });
+    let id = sandbox.id("stopped");
+    // Until a stranger has the container's number, and not another test.
+    let stranger = std::iter::repeat_with(|| {
+        sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).ok();
+        let namespace = fs::read_link(format!("/proc/{}/ns/mnt", sandbox.state(&id)["pid"]));
+        sandbox.rrun(&["start", &id]).ok();
+        sandbox.wait_until_stopped(&id);
+        // The kernel gives the number back in its own time.
+        std::thread::sleep(Duration::from_millis(200));
+        let pids = strangers();
+        sandbox.rrun(&["delete", "--force", &id]).ok();
+        (namespace.unwrap(), pids)
+    });
+    let found = stranger.take(30).find_map(|(namespace, strangers)| {
+        let taken = strangers.iter().any(|(_pid, link)| *link == namespace);
+        let alive = |pid: &String| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok();
+        taken.then(|| strangers.iter().all(|(pid, _link)| alive(pid)))
+    });
+    assert_eq!(found, Some(true), "all live on; None: nobody got the number");
+}
+
+/// Thirty processes in mount namespaces of their own, with those.
+fn strangers() -> Vec<(String, PathBuf)> {
+    let script =
+        "for n in $(seq 30); do unshare --mount sh -c 'echo $$; exec sleep 20' & done; wait";
+    let mut command = Command::new(if is_root() { "env" } else { "unshare" });
+    if !is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    let strangers = outcome::spawn(command.args(["sh", "-c", script]));
+    eventually("thirty strangers", || strangers.stdout_so_far().lines().count() == 30);
+    let pids = strangers.stdout_so_far();
+    let link = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
+    pids.lines().map(|pid| (pid.to_owned(), link(pid))).collect()
 }
 
 /// A hook that appends its `name` and the state on its standard input to the file `trace`.

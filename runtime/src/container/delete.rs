@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use nix::unistd::Pid;
 
 use crate::container::create::hierarchies;
+use crate::container::processes::{Pin, mount_namespace};
 use crate::container::{Action, ContainerId, Runtime, Status};
 use crate::hooks;
 use crate::store::containers::{Entry, ProcessIdentity, Record};
@@ -83,8 +84,12 @@ impl Runtime {
         if let Some(cgroup) = &record.cgroup {
             cgroup.kill_all()?;
         }
+        let pin = self.pin_mount_namespace(record);
         if let Some(pidfd) = self.pidfd(record) {
             end_process(record.init.pid(), pidfd.as_fd())?;
+        }
+        if matches!(pin, Pin::TooLate) {
+            return Ok(());
         }
         // They may make others until the last one is gone.
         loop {
@@ -93,7 +98,9 @@ impl Runtime {
                 return Ok(());
             }
             for pid in stragglers {
-                if let Ok(pidfd) = pidfd_open(pid) {
+                let Ok(pidfd) = pidfd_open(pid) else { continue };
+                // Its number may have gone to another meanwhile.
+                if mount_namespace(pid) == record.mount_namespace {
                     end_process(pid, pidfd.as_fd())?;
                 }
             }

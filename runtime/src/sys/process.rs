@@ -254,6 +254,20 @@ pub fn stat_number(fd: RawFd) -> Result<nix::sys::stat::FileStat> {
     nix::sys::stat::fstat(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
+/// The identity of the mount namespace that `namespace` stands for, which no other ever has while the
+/// machine runs; its inode number goes to the next one as soon as it has ended.
+///
+/// # Errors
+///
+/// `ENOTTY` before Linux 6.11, `EINVAL` if it is a namespace of another kind.
+pub fn mount_namespace_identity(namespace: BorrowedFd<'_>) -> Result<u64> {
+    let mut identity = 0_u64;
+    let fd = namespace.as_raw_fd();
+    // SAFETY: NS_GET_MNTNS_ID writes one u64, which outlives the call.
+    Errno::result(unsafe { libc::ioctl(fd, libc::NS_GET_MNTNS_ID, &raw mut identity) })?;
+    Ok(identity)
+}
+
 /// Gives what the descriptor with the given number refers to to `uid`.
 ///
 /// # Errors
