@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::common::layers::Image;
 use crate::common::outcome::Outcome;
@@ -72,51 +72,36 @@ fn an_unreadable_config_is_named() {
 
 #[test]
 fn an_invalid_value_is_named_by_its_pointer() {
+    let hook =
+        |path: &str, timeout: i64| json!({ "poststop": [{ "path": path, "timeout": timeout }] });
+    let limit = |kind: &str, soft: u64| json!([{ "type": kind, "soft": soft, "hard": 8 }]);
+    // What to put where, and the pointer in the complaint if it is another one.
     let cases = [
-        ("/ociVersion", json!("9.0.0")),
-        ("/process/args", json!([])),
-        ("/process/cwd", json!("relative")),
-        ("/process/env/0", json!(["no-equals-sign"])),
-        ("/process/user/uid", json!({ "uid": "zero", "gid": 0 })),
-        ("/process/user/uid", json!({ "uid": -1, "gid": 0 })),
-        ("/process/oomScoreAdj", json!(1001)),
-        ("/process/rlimits/0", json!([{ "type": "RLIMIT_NOFILE", "soft": 9, "hard": 8 }])),
-        ("/process/rlimits/0", json!([{ "type": "RLIMIT_NONSENSE", "soft": 8, "hard": 8 }])),
-        ("/root/path", json!({ "path": "" })),
-        ("/mounts/0/destination", json!([{ "destination": "", "type": "tmpfs" }])),
-        ("/linux/namespaces/1", json!([{ "type": "pid" }, { "type": "pid" }, { "type": "mount" }])),
-        (
-            "/linux/namespaces/0",
-            json!([{ "type": "pid", "path": "relative" }, { "type": "mount" }]),
-        ),
-        ("/linux/maskedPaths/0", json!(["relative"])),
-        ("/linux/rootfsPropagation", json!("sideways")),
-        ("/linux/cgroupsPath", json!("../../up")),
-        ("/hooks/poststop/0/path", json!([{ "path": "relative" }])),
-        ("/hooks/poststop/0/timeout", json!([{ "path": "/bin/true", "timeout": 0 }])),
+        ("/ociVersion", json!("9.0.0"), ""),
+        ("/process/args", json!([]), ""),
+        ("/process/cwd", json!("relative"), ""),
+        ("/process/env", json!(["no-equals-sign"]), "/process/env/0"),
+        ("/process/user/uid", json!("zero"), ""),
+        ("/process/user/uid", json!(-1), ""),
+        ("/process/oomScoreAdj", json!(1001), ""),
+        ("/process/rlimits", limit("RLIMIT_NOFILE", 9), "/process/rlimits/0"),
+        ("/process/rlimits", limit("RLIMIT_NONSENSE", 8), "/process/rlimits/0"),
+        ("/root/path", json!(""), ""),
+        ("/mounts", json!([{ "destination": "", "type": "tmpfs" }]), "/mounts/0/destination"),
+        ("/linux/namespaces", json!([{ "type": "pid" }, { "type": "pid" }]), "/linux/namespaces/1"),
+        ("/linux/namespaces", json!([{ "type": "pid", "path": "here" }]), "/linux/namespaces/0"),
+        ("/linux/maskedPaths", json!(["relative"]), "/linux/maskedPaths/0"),
+        ("/linux/rootfsPropagation", json!("sideways"), ""),
+        ("/linux/cgroupsPath", json!("../../up"), ""),
+        ("/hooks", hook("relative", 1), "/hooks/poststop/0/path"),
+        ("/hooks", hook("/bin/true", 0), "/hooks/poststop/0/timeout"),
     ];
-    for (pointer, value) in cases {
+    for (place, value, pointer) in cases {
         let (sandbox, bundle) = plain();
-        bundle.edit(|config| set(config, pointer, &value));
-        create_fails(&sandbox, &bundle, &[], &[pointer]);
+        let (parent, key) = place.rsplit_once('/').unwrap();
+        bundle.edit(|config| config.pointer_mut(parent).unwrap()[key] = value);
+        create_fails(&sandbox, &bundle, &[], &[if pointer.is_empty() { place } else { pointer }]);
     }
-}
-
-/// Puts `value` where `pointer` begins to be of another kind: at the deepest of its parents that
-/// is a list or `user` or `root`, else at itself.
-fn set(config: &mut Value, pointer: &str, value: &Value) {
-    let mut path: Vec<_> = pointer.split('/').skip(1).collect();
-    while path.iter().any(|part| part.parse::<usize>().is_ok()) {
-        path.pop();
-    }
-    if value.is_object() {
-        path.pop();
-    }
-    let mut place = config;
-    for part in path {
-        place = &mut place[part];
-    }
-    *place = value.clone();
 }
 
 #[test]

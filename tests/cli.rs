@@ -166,6 +166,30 @@ fn the_json_log_has_level_message_and_time() {
     assert!(time.len() >= 20 && time.as_bytes()[10] == b'T', "{time}");
 }
 
+/// From these words docker and podman make the exit codes 126 and 127.
+#[test]
+fn the_json_log_says_why_a_program_did_not_start() {
+    let sandbox = Sandbox::new();
+    let log = sandbox.join("log.json");
+    let cases = [
+        ("no-such-program", "executable file not found"),
+        ("/no/such/program", "no such file or directory"),
+        ("/etc/passwd", "permission denied"),
+    ];
+    for (program, cause) in cases {
+        let bundle = sandbox.bundle(&[program]);
+        let id = sandbox.id("why");
+        let flags = ["--log-format=json", "--log", log.to_str().unwrap()];
+        let create = ["create", "--bundle", bundle.as_str(), &id];
+        sandbox.rrun(&[&flags[..], &create].concat()).exits(1);
+        let text = fs::read_to_string(&log).unwrap();
+        let entry: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        assert_eq!(entry["level"], "error");
+        assert!(entry["msg"].as_str().unwrap().contains(cause), "{entry}");
+    }
+    sandbox.assert_nothing_left();
+}
+
 #[test]
 fn the_text_log_has_the_message() {
     let sandbox = Sandbox::new();

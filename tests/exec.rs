@@ -188,6 +188,31 @@ fn no_descriptor_of_the_caller_reaches_it() {
     assert_eq!(listed.stdout, "0\n1\n2\n3\n", "3 is the directory that it lists");
 }
 
+#[test]
+fn preserved_descriptors_reach_it() {
+    let (sandbox, id) = sleeping();
+    let file = sandbox.join("extra");
+    fs::write(&file, "extra\n").unwrap();
+    let exec = sandbox.command(&["exec", "--preserve-fds", "1", &id, "cat", "/proc/self/fd/3"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec 3<\"$EXTRA\"; exec \"$@\"", "sh"]).env("EXTRA", &file);
+    shell.arg(exec.get_program()).args(exec.get_args()).stdin(Stdio::null());
+    assert_eq!(outcome::spawn(&mut shell).wait().ok().stdout, "extra\n");
+}
+
+#[test]
+fn new_privileges_can_be_ruled_out() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sleep", "1000"]);
+    bundle.edit(|config| config["process"]["noNewPrivileges"] = false.into());
+    let id = sandbox.start(&bundle, "privileges");
+    for (flags, seen) in [(&[][..], "0"), (&["--no-new-privs"], "1")] {
+        let script = "grep NoNewPrivs /proc/self/status | cut -f2";
+        assert_eq!(shell(&sandbox, flags, &id, script).ok().line(), seen);
+    }
+    sandbox.remove(&id);
+}
+
 /// The runtime that enters a container must not give it a way to overwrite the runtime's binary
 /// (CVE-2019-5736): a program inside opens every foreign executable it sees, and writes to it
 /// when it no longer runs.

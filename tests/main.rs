@@ -7,6 +7,7 @@
 mod common;
 
 mod bad_input;
+mod cgroups;
 mod cli;
 mod concurrent;
 mod exec;

@@ -5,20 +5,24 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno as WireErrno, FileAttr, FileHandle, FileType,
-    Filesystem, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
-    ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    Filesystem, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 use nix::dir::Type;
 use nix::errno::Errno;
 
 use crate::inode::Ino;
 use crate::layer::type_of_mode;
-use crate::tree::{Asker, Attr, Changes, Exchange, Kind, Listed, Time, Timestamp, Tree, Wanted};
+use crate::tree::{
+    Asker, Attr, Changes, Exchange, Kind, Listed, Time, Timestamp, Tree, Wanted, Written,
+};
 
 /// How long the kernel may believe us: nobody else changes the tree.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -30,18 +34,38 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// How to tell the kernel something unasked; empty until the session exists.
+pub(crate) type Messenger = Arc<OnceLock<Notifier>>;
+
 /// Answers the kernel's requests from a tree.
 #[derive(Debug)]
 pub(crate) struct Server {
     tree: Tree,
     writeback: bool,
+    messenger: Messenger,
 }
 
 impl Server {
-    pub(crate) fn new(tree: Tree, writeback: bool) -> Self {
-        Self { tree, writeback }
+    pub(crate) fn new(tree: Tree, writeback: bool, messenger: Messenger) -> Self {
+        Self { tree, writeback, messenger }
+    }
+
+    /// Makes the kernel ask for the permissions again where a write has changed them: it would go
+    /// on honouring set-id bits that are gone, for as long as it may believe us.
+    fn note(&self, node: INodeNo, written: nix::Result<Written>) -> nix::Result<usize> {
+        let written = written?;
+        if written.cleared_set_id
+            && let Some(notifier) = self.messenger.get()
+            && let Err(error) = notifier.inval_inode(node, ATTRIBUTES_ONLY, 0)
+        {
+            log::warn!("set-id bits are gone, but the kernel cannot be told: {error}");
+        }
+        Ok(written.bytes)
     }
 }
+
+/// As the offset of an invalidation: no contents.
+const ATTRIBUTES_ONLY: i64 = -1;
 
 impl Filesystem for Server {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -237,7 +261,7 @@ impl Filesystem for Server {
     ) {
         let clears_set_id = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let written = self.tree.write(ino(node), offset, data, clears_set_id);
-        reply_written("write", written, reply);
+        reply_written("write", self.note(node, written), reply);
     }
 
     fn flush(
@@ -373,7 +397,8 @@ impl Filesystem for Server {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply_empty("fallocate", self.tree.allocate(ino(node), mode, offset, length), reply);
+        let done = self.tree.allocate(ino(node), mode, offset, length);
+        reply_empty("fallocate", self.note(node, done).map(drop), reply);
     }
 
     fn lseek(
@@ -405,7 +430,8 @@ impl Filesystem for Server {
         reply: ReplyWrite,
     ) {
         let (from, to) = ((ino(source), source_offset), (ino(target), target_offset));
-        reply_written("copy_file_range", self.tree.copy_range(from, to, length), reply);
+        let copied = self.tree.copy_range(from, to, length);
+        reply_written("copy_file_range", self.note(target, copied), reply);
     }
 
     fn ioctl(

@@ -132,7 +132,8 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Opens and checks all directories of `config`, and clears the work directory.
+    /// Opens and checks all directories of `config`, and clears the work directory: in the user
+    /// namespace that will serve them, since what lies there may belong to any of its ids.
     ///
     /// The descriptors are closed on exec and shared over a fork, the locks with them.
     ///
@@ -154,9 +155,9 @@ impl Overlay {
             let work = open_upper(WORK, workdir)?;
             check_apart(config, &lowers, (upperdir, &root), (workdir, &work))?;
             check_same_mount((upperdir, &root), (workdir, &work))?;
-            check_attributes(upperdir, &root)?;
             take(UPPER, upperdir, &root)?;
             take(WORK, workdir, &work)?;
+            check_attributes(upperdir, &root)?;
             let failed = |errno| OpenError::Work { path: workdir.clone(), errno };
             upper = Some(Upper::prepare(root, &work).map_err(failed)?);
             held = Some(work);

@@ -7,7 +7,7 @@ use fuser::{Config, InitFlags, KernelConfig, Session, SessionACL};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 
-use crate::ops::Server;
+use crate::ops::{Messenger, Server};
 use crate::overlay::Overlay;
 use crate::tree::Tree;
 
@@ -38,9 +38,13 @@ pub fn serve(overlay: Overlay, device: OwnedFd) -> io::Result<()> {
     let mut config = Config::default();
     config.acl = SessionACL::All;
     config.n_threads = Some(THREADS);
-    let server = Server::new(tree, writeback);
+    let messenger = Messenger::default();
+    let server = Server::new(tree, writeback, Messenger::clone(&messenger));
     match Session::from_fd(server, device, SessionACL::All, config) {
-        Ok(session) => session.run(),
+        Ok(session) => {
+            let _first = messenger.set(session.notifier());
+            session.run()
+        }
         // Unmounted before we were there.
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
         Err(error) => Err(error),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::mount::{MsFlags, mount, umount};
 
-use crate::common::{Identity, Layers, Mounted, everywhere, names, tree_text};
+use crate::common::{Identity, Layers, Mounted, everywhere, names, tree_text, without_devices};
 
 /// Mounts the same layers with the kernel's own overlayfs, as far as this identity may.
 fn kernel_mount(layers: &Layers, lowers: usize) {
@@ -163,6 +163,26 @@ fn markers_of_image_layers_hide() {
         fs::write(mounted.path("d/hidden"), "new").unwrap();
         assert_eq!(mounted.read("d/hidden"), "new");
         mounted.unmount();
+    });
+}
+
+#[test]
+fn markers_take_the_place_of_devices_where_those_are_refused() {
+    everywhere(|_, stage| {
+        let top = without_devices(stage);
+        let layers = two_layers(stage).with_upper(&top);
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        change(mounted.root());
+        let before = tree_text(mounted.root());
+        mounted.unmount();
+        assert!(layers.upper().join(".wh.remove").exists());
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        assert_eq!(tree_text(mounted.root()), before);
+        fs::write(mounted.path("remove"), "again").unwrap();
+        fs::remove_file(mounted.path("remove")).unwrap();
+        assert!(!mounted.path("remove").exists());
+        mounted.unmount();
+        umount(&top).unwrap();
     });
 }
 

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, copy_file_range, fallocate, renameat2};
 use nix::sys::stat::{Mode, SFlag, mknod};
 
-use crate::common::{Identity, Layers, Mounted, checksum, everywhere, xattr};
+use crate::common::{Identity, Layers, Mounted, checksum, everywhere, without_devices, xattr};
 
 /// Steps of each run, unless the environment says otherwise.
 const STEPS: u32 = 150;
@@ -467,11 +467,10 @@ fn may_refuse(step: &Step, ours: Result<(), Errno>) -> bool {
     matches!(step, Step::Rename(..)) && ours == Err(Errno::EXDEV)
 }
 
-fn run(identity: Identity, stage: &Path, lowers: usize, random: &mut Random) {
-    let layers = Layers::new(stage, lowers);
-    let model = stage.join("model");
+fn run(identity: Identity, layers: &Layers, lowers: usize, random: &mut Random) {
+    let model = layers.merged().with_file_name("model");
     fs::create_dir(&model).unwrap();
-    build(random, &layers, lowers, &model, identity);
+    build(random, layers, lowers, &model, identity);
     let before: Vec<_> = (1..=lowers).map(|layer| checksum(&layers.lower(layer))).collect();
     let mut mounted = Mounted::new(&layers.config(), &layers.merged());
     compare(mounted.root(), &model, "at first");
@@ -501,7 +500,29 @@ fn with_layers(lowers: usize) {
     println!("RRUN_SEED={seed}");
     everywhere(|identity, stage| {
         let mut random = Random(seed | 1);
-        run(identity, stage, lowers, &mut random);
+        run(identity, &Layers::new(stage, lowers), lowers, &mut random);
+    });
+}
+
+#[test]
+fn writes_that_the_kernel_gathers_end_the_same() {
+    let seed = seed();
+    println!("RRUN_SEED={seed}");
+    everywhere(|identity, stage| {
+        let layers = Layers::new(stage, 2).with_writeback();
+        run(identity, &layers, 2, &mut Random(seed | 1));
+    });
+}
+
+#[test]
+fn whiteouts_as_files_behave_like_devices() {
+    let seed = seed();
+    println!("RRUN_SEED={seed}");
+    everywhere(|identity, stage| {
+        let top = without_devices(stage);
+        let layers = Layers::new(stage, 3).with_upper(&top);
+        run(identity, &layers, 3, &mut Random(seed | 1));
+        nix::mount::umount(&top).unwrap();
     });
 }
 

@@ -157,9 +157,9 @@ fn descriptors_are_not_used_up() {
     });
 }
 
-/// The node table gives memory back: a second look at many files needs no more than the first.
+/// What the kernel has forgotten holds no descriptor: a second look needs no more than the first.
 #[test]
-fn forgotten_files_leave_no_memory() {
+fn forgotten_files_leave_no_descriptors() {
     everywhere(|identity, stage| {
         if identity != crate::common::Identity::Root {
             return; // dropping the kernel's caches is root's alone

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,8 @@ use crate::sys::process::pidfd_open;
 /// How much of a hook's complaints is kept, in bytes: its first line is shown.
 const KEPT: usize = 4096;
 
-/// Runs the hooks of one kind, one after the other, in the caller's namespaces and working directory.
+/// Runs the hooks of one kind, one after the other, in the caller's namespaces and in `directory`, the
+/// bundle as with runc; where that is gone, in `/`.
 ///
 /// Each gets exactly its own arguments and environment and the container's state on standard input,
 /// which it need not read. Its output is thrown away. It begins with no signal blocked, and needs no
@@ -31,14 +33,15 @@ const KEPT: usize = 4096;
 /// index, path, how it ended and the first line of its complaints. The hooks after it are not run.
 ///
 /// Source: runtime-spec `config.md`, "POSIX-platform Hooks".
-pub fn run(hooks: &[Hook], kind: &str, state_json: &[u8]) -> Result<()> {
+pub fn run(hooks: &[Hook], kind: &str, state_json: &[u8], directory: &Path) -> Result<()> {
+    let directory = if directory.is_dir() { directory } else { Path::new("/") };
     hooks.iter().enumerate().try_for_each(|(at, hook)| {
         let path = hook.path().display();
-        run_one(hook, state_json).with_context(|| format!("{kind} hook {at} ({path})"))
+        run_one(hook, state_json, directory).with_context(|| format!("{kind} hook {at} ({path})"))
     })
 }
 
-fn run_one(hook: &Hook, state_json: &[u8]) -> Result<()> {
+fn run_one(hook: &Hook, state_json: &[u8], directory: &Path) -> Result<()> {
     ensure!(hook.path().is_absolute(), "want an absolute path");
     let limit = match hook.timeout() {
         None => None,
@@ -47,7 +50,7 @@ fn run_one(hook: &Hook, state_json: &[u8]) -> Result<()> {
             Some(Duration::from_secs(seconds.context("want a timeout above 0 seconds")?))
         }
     };
-    let mut running = Running::start(hook, state_json)?;
+    let mut running = Running::start(hook, state_json, directory)?;
     match running.until(limit.map(|limit| Instant::now() + limit))? {
         Some(status) if status.success() => Ok(()),
         Some(status) => bail!("{status}{}", running.complaint()),
@@ -72,12 +75,12 @@ struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    fn start(hook: &Hook, state_json: &'a [u8]) -> Result<Self> {
+    fn start(hook: &Hook, state_json: &'a [u8], directory: &Path) -> Result<Self> {
         let mut command = Command::new(hook.path());
         if let Some((name, rest)) = hook.args().as_ref().and_then(|args| args.split_first()) {
             command.arg0(name).args(rest);
         }
-        command.env_clear();
+        command.env_clear().current_dir(directory);
         for pair in hook.env().iter().flatten() {
             let (name, value) = pair
                 .split_once('=')
@@ -184,6 +187,10 @@ fn spawn_unblocked(command: &mut Command) -> std::io::Result<Child> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn run_here(hooks: &[Hook], kind: &str, state: &[u8]) -> Result<()> {
+        run(hooks, kind, state, Path::new("."))
+    }
     use crate::sys::filter::tests::in_child;
 
     /// Hooks that run a script by `sh -c`, with more fields.
@@ -197,7 +204,7 @@ mod tests {
     }
 
     fn failure(script: &str, fields: &str) -> String {
-        format!("{:#}", run(&hooks(&[(script, fields)]), "poststop", b"{}").unwrap_err())
+        format!("{:#}", run_here(&hooks(&[(script, fields)]), "poststop", b"{}").unwrap_err())
     }
 
     #[test]
@@ -210,7 +217,7 @@ mod tests {
         let state = format!(r#"{{"id": "{}"}}"#, "x".repeat(200_000)); // more than a pipe holds
         let touch = format!("test -s {path}/env && : > {path}/second");
         let all = hooks(&[(&script, more), (&touch, r#", "env": ["PATH=/bin:/usr/bin"]"#)]);
-        run(&all, "createRuntime", state.as_bytes()).unwrap();
+        run_here(&all, "createRuntime", state.as_bytes()).unwrap();
         let read = |name| std::fs::read_to_string(directory.path().join(name)).unwrap();
         assert_eq!(read("state"), state);
         let mut environment = read("env").lines().map(str::to_owned).collect::<Vec<_>>();
@@ -226,9 +233,9 @@ mod tests {
         let error = failure("kill -9 $$", "");
         assert_eq!(error, "poststop hook 0 (/bin/sh): signal: 9 (SIGKILL)");
         let after = hooks(&[("exit 0", ""), ("exit 1", ""), ("touch /tmp/rrun-never", "")]);
-        let error = format!("{:#}", run(&after, "prestart", b"").unwrap_err());
+        let error = format!("{:#}", run_here(&after, "prestart", b"").unwrap_err());
         assert_eq!(error, "prestart hook 1 (/bin/sh): exit status: 1");
-        assert!(!std::path::Path::new("/tmp/rrun-never").exists());
+        assert!(!Path::new("/tmp/rrun-never").exists());
     }
 
     #[test]
@@ -237,7 +244,7 @@ mod tests {
         let error = failure("echo slow >&2; exec sleep 100", r#", "timeout": 1"#);
         assert!(error.ends_with("killed after its timeout of 1 s: slow"), "{error}");
         assert!((1..20).contains(&started.elapsed().as_secs()));
-        run(&hooks(&[("sleep 0.1", r#", "timeout": 60"#)]), "prestart", b"").unwrap();
+        run_here(&hooks(&[("sleep 0.1", r#", "timeout": 60"#)]), "prestart", b"").unwrap();
     }
 
     #[test]
@@ -248,7 +255,7 @@ mod tests {
         let one = |path: &str| {
             let json = format!(r#"{{"path": "{path}"}}"#);
             let hooks: Vec<Hook> = vec![serde_json::from_str(&json).unwrap()];
-            format!("{:#}", run(&hooks, "poststart", b"{}").unwrap_err())
+            format!("{:#}", run_here(&hooks, "poststart", b"{}").unwrap_err())
         };
         assert!(one("bin/sh").contains("want an absolute path"));
         assert!(
@@ -259,7 +266,7 @@ mod tests {
     #[test]
     fn a_process_left_behind_does_not_hold_us_up() {
         let started = Instant::now();
-        run(&hooks(&[("sleep 5 & exit 0", "")]), "poststart", b"{}").unwrap();
+        run_here(&hooks(&[("sleep 5 & exit 0", "")]), "poststart", b"{}").unwrap();
         assert!(started.elapsed() < Duration::from_secs(4));
     }
 
@@ -273,8 +280,18 @@ mod tests {
     fn hooks_run_with_no_signal_blocked() {
         in_child(|| {
             SigSet::all().thread_block().unwrap();
-            run(&hooks(&[("kill -TERM $$; exit 0", "")]), "prestart", b"").unwrap_err();
+            run_here(&hooks(&[("kill -TERM $$; exit 0", "")]), "prestart", b"").unwrap_err();
             assert!(SigSet::thread_get_mask().unwrap().contains(nix::sys::signal::SIGTERM));
         });
+    }
+
+    #[test]
+    fn a_hook_runs_in_the_bundle() {
+        let bundle = tempfile::tempdir().unwrap();
+        let touch = hooks(&[("echo > here", "")]);
+        run(&touch, "poststop", b"{}", bundle.path()).unwrap();
+        assert!(bundle.path().join("here").exists());
+        run(&hooks(&[("test $PWD = /", "")]), "poststop", b"{}", &bundle.path().join("gone"))
+            .unwrap();
     }
 }

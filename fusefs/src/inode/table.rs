@@ -23,8 +23,12 @@ pub(crate) enum Place {
     Upper,
     /// In the index of copied-up hard links.
     Indexed(Name),
-    /// Under no name any more; `upper` says whether it may be changed.
-    Gone { file: Arc<OpenFile>, upper: bool },
+    /// Where it always was in a lower layer, but the merged tree has no name for it any more.
+    Hidden(Arc<Folder>, Name),
+    /// In the upper directory's file system, without a name.
+    Nameless(Arc<OpenFile>),
+    /// Nowhere: a directory that was removed. What is in memory is all that is left of it.
+    Removed,
 }
 
 /// One file, directory or other object of the merged tree.
@@ -80,6 +84,11 @@ impl Node {
         self.names.is_empty()
     }
 
+    /// Whether no name leads to it any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self.place, Place::Hidden(..) | Place::Nameless(_) | Place::Removed)
+    }
+
     /// By how many names it is known.
     pub(crate) fn names_known(&self) -> usize {
         self.names.len()
@@ -87,7 +96,7 @@ impl Node {
 
     /// Whether what it shows may be changed in place.
     pub(crate) fn is_upper(&self) -> bool {
-        matches!(self.place, Place::Upper | Place::Indexed(_) | Place::Gone { upper: true, .. })
+        !matches!(self.place, Place::Lower(_) | Place::Hidden(..))
     }
 }
 
@@ -102,6 +111,14 @@ pub(crate) struct Opened {
     pub(crate) listing: Listing,
     /// Whether new entries inherit an access control list, if known.
     pub(crate) default_acl: Option<bool>,
+}
+
+impl Opened {
+    /// A new directory of the upper layer.
+    pub(crate) fn empty() -> Self {
+        let listing = Listing::new(Vec::new(), HashSet::new(), || Ino::ROOT);
+        Self { upper: Some(None), lowers: Vec::new(), listing, default_acl: None }
+    }
 }
 
 /// A merged directory's part in one lower layer.
@@ -233,7 +250,8 @@ pub(crate) struct Link {
 /// All nodes.
 #[derive(Debug)]
 pub(crate) struct Table {
-    nodes: HashMap<Ino, Node>,
+    /// Boxed, since a map keeps up to half of its places free.
+    nodes: HashMap<Ino, Box<Node>>,
     last: Ino,
     /// Files with several names. Kept for the life of the mount: they are few.
     pub(crate) links: HashMap<LinkKey, Link>,
@@ -243,7 +261,7 @@ impl Table {
     /// A table of nothing but the root, which stays for ever.
     pub(crate) fn new(mut root: Node) -> Self {
         root.lookups = 1;
-        let nodes = HashMap::from([(Ino::ROOT, root)]);
+        let nodes = HashMap::from([(Ino::ROOT, Box::new(root))]);
         Self { nodes, last: Ino::ROOT, links: HashMap::new() }
     }
 
@@ -259,7 +277,7 @@ impl Table {
     ///
     /// `ESTALE` if it was forgotten.
     pub(crate) fn get(&self, ino: Ino) -> nix::Result<&Node> {
-        self.nodes.get(&ino).ok_or(Errno::ESTALE)
+        self.nodes.get(&ino).map(Box::as_ref).ok_or(Errno::ESTALE)
     }
 
     /// The node `ino`, to be changed.
@@ -268,7 +286,7 @@ impl Table {
     ///
     /// `ESTALE` if it was forgotten.
     pub(crate) fn get_mut(&mut self, ino: Ino) -> nix::Result<&mut Node> {
-        self.nodes.get_mut(&ino).ok_or(Errno::ESTALE)
+        self.nodes.get_mut(&ino).map(Box::as_mut).ok_or(Errno::ESTALE)
     }
 
     /// Whether the node is known.
@@ -283,7 +301,7 @@ impl Table {
 
     /// Adds a node, which has no name yet.
     pub(crate) fn insert(&mut self, node: Node) {
-        self.nodes.insert(node.attr.ino, node);
+        self.nodes.insert(node.attr.ino, Box::new(node));
     }
 
     /// Gives the node `ino` the name `name` in `parent`, unless it is known by it.
@@ -329,7 +347,7 @@ impl Table {
         let mut unsure = vec![ino];
         while let Some(ino) = unsure.pop() {
             let used = |node: &Node| node.lookups > 0 || node.children > 0 || ino == Ino::ROOT;
-            if self.nodes.get(&ino).is_none_or(used) {
+            if self.get(ino).is_ok_and(used) {
                 continue;
             }
             let Some(node) = self.nodes.remove(&ino) else { continue };

@@ -8,6 +8,7 @@ pub(crate) mod stack;
 use std::ffi::{CStr, OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::dir::Type;
 use nix::errno::Errno;
@@ -179,7 +180,7 @@ impl Folder {
 #[derive(Debug)]
 pub(crate) struct Layer {
     /// Its topmost directory.
-    pub(crate) root: std::sync::Arc<Folder>,
+    pub(crate) root: Arc<Folder>,
     /// Which file system it lies on (`f_fsid` of statfs(2)): part of an inode's name in the index.
     pub(crate) file_system: u64,
 }

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use nix::dir::Type;
+use nix::errno::Errno;
 
 use super::{Folder, LayerIndex, Traits, type_of_mode};
 use crate::format::redirect::Redirect;
@@ -166,7 +167,6 @@ pub(crate) enum Outcome {
 ///
 /// `EACCES` and the like.
 pub(crate) fn find(parent: &Folder, name: &OsStr) -> nix::Result<Outcome> {
-    use nix::errno::Errno;
     match parent.folder(name) {
         Ok(folder) => Ok(Outcome::Found(folder)),
         Err(Errno::ENOTDIR) => Ok(Outcome::Blocked),

@@ -118,8 +118,8 @@ impl State {
             attr.links = if merged { 1 } else { attr.links };
         }
         match &node.place {
-            Place::Gone { upper: false, .. } => attr.links = 0,
-            Place::Gone { .. } | Place::Upper => {}
+            Place::Hidden(..) => attr.links = 0,
+            Place::Nameless(_) | Place::Removed | Place::Upper => {}
             Place::Indexed(name) => {
                 let links = i64::from(attr.links) + self.upper()?.index.difference(name)?;
                 attr.links = u32::try_from(links).unwrap_or(1).max(1);
@@ -140,7 +140,9 @@ impl State {
             return folder.own_stat();
         }
         match node.place.clone() {
-            Place::Gone { file, .. } => fstat(&file.file),
+            Place::Hidden(folder, name) => folder.stat(&name),
+            Place::Nameless(file) => fstat(&file.file),
+            Place::Removed => Err(Errno::ESTALE),
             Place::Indexed(name) => self.upper()?.index.folder()?.stat(&name),
             Place::Upper | Place::Lower(_) if ino == Ino::ROOT => self.overlay.root_stat(),
             Place::Upper => {
@@ -166,8 +168,9 @@ impl State {
                 Ok(Spot::Named(self.upper_folder(parent)?, name))
             }
             Place::Indexed(name) => Ok(Spot::Indexed(name)),
-            Place::Gone { file, upper: true } => Ok(Spot::Open(file)),
-            Place::Lower(_) | Place::Gone { .. } => Err(Errno::EROFS),
+            Place::Nameless(file) => Ok(Spot::Open(file)),
+            Place::Removed => Err(Errno::ENOENT),
+            Place::Lower(_) | Place::Hidden(..) => Err(Errno::EROFS),
         }
     }
 

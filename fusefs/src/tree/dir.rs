@@ -1,14 +1,16 @@
 //! Listing directories.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 
 use nix::dir::Type;
 use nix::errno::Errno;
+use nix::fcntl::readlinkat;
+use nix::unistd::fsync;
 
 use super::{State, Tree};
 use crate::inode::Ino;
 use crate::inode::attr::Attr;
-use crate::inode::table::{DOT, DOT_DOT};
+use crate::inode::table::{DOT, DOT_DOT, Place};
 use crate::layer::stack::Name;
 
 /// One line of a listing.
@@ -67,7 +69,7 @@ impl Tree {
             }
             state.upper_folder(ino)?
         };
-        nix::unistd::fsync(&*folder)
+        fsync(&*folder)
     }
 }
 
@@ -127,10 +129,11 @@ impl State {
     }
 
     /// Where the symbolic link `ino` leads.
-    pub(super) fn link_target(&mut self, ino: Ino) -> nix::Result<std::ffi::OsString> {
-        use crate::inode::table::Place;
+    pub(super) fn link_target(&mut self, ino: Ino) -> nix::Result<OsString> {
         match self.table.get(ino)?.place.clone() {
-            Place::Gone { file, .. } => nix::fcntl::readlinkat(&file.file, ""),
+            Place::Hidden(folder, name) => folder.link_target(&name),
+            Place::Nameless(file) => readlinkat(&file.file, ""),
+            Place::Removed => Err(Errno::EINVAL),
             Place::Indexed(name) => self.upper()?.index.folder()?.link_target(&name),
             _ if ino == Ino::ROOT => Err(Errno::EINVAL),
             Place::Upper => {

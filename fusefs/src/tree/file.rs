@@ -1,5 +1,6 @@
 //! The contents of files.
 
+use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -12,6 +13,15 @@ use super::{State, Tree, attr::without_set_id};
 use crate::inode::Ino;
 use crate::inode::handles::{Held, OpenFile};
 use crate::inode::table::Place;
+
+/// What a write has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// How many bytes were written.
+    pub bytes: usize,
+    /// Whether it has taken set-id bits away, which the kernel does not know by itself.
+    pub cleared_set_id: bool,
+}
 
 impl Tree {
     /// Reads from `offset` on; fewer bytes than `buffer` has room for only at the end of the file.
@@ -45,20 +55,20 @@ impl Tree {
         offset: u64,
         data: &[u8],
         clears_set_id: bool,
-    ) -> nix::Result<usize> {
-        let file = self.writable(ino, clears_set_id)?;
+    ) -> nix::Result<Written> {
+        let (file, cleared_set_id) = self.writable(ino, clears_set_id)?;
         let start = signed(offset)?;
-        let mut written = 0;
-        while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
-            let at = start.checked_add(signed(written as u64)?).ok_or(Errno::EFBIG)?;
+        let mut bytes = 0;
+        while let Some(rest) = data.get(bytes..).filter(|rest| !rest.is_empty()) {
+            let at = start.checked_add(signed(bytes as u64)?).ok_or(Errno::EFBIG)?;
             match pwrite(&*file, rest, at) {
-                Ok(put) => written += put,
-                Err(_after_some) if written > 0 => break,
+                Ok(put) => bytes += put,
+                Err(_after_some) if bytes > 0 => break,
                 Err(errno) => return Err(errno),
             }
         }
         self.state().table.get_mut(ino)?.fresh = false;
-        Ok(written)
+        Ok(Written { bytes, cleared_set_id })
     }
 
     /// Writes the file to the disk; `data_only` as fdatasync(2). In a lower layer it is there.
@@ -78,17 +88,18 @@ impl Tree {
         if data_only { fdatasync(&*file) } else { fsync(&*file) }
     }
 
-    /// Reserves or gives back space, as fallocate(2) with these `flags`.
+    /// Reserves or gives back space, as fallocate(2) with these `flags`. `bytes` of the result is
+    /// zero.
     ///
     /// # Errors
     ///
     /// `EOPNOTSUPP`, `ENOSPC`, `EINVAL`, and those of copying the file up first.
-    pub fn allocate(&self, ino: Ino, flags: i32, offset: u64, length: u64) -> nix::Result<()> {
+    pub fn allocate(&self, ino: Ino, flags: i32, offset: u64, length: u64) -> nix::Result<Written> {
         let flags = FallocateFlags::from_bits(flags).ok_or(Errno::EOPNOTSUPP)?;
-        let file = self.writable(ino, true)?;
+        let (file, cleared_set_id) = self.writable(ino, true)?;
         let done = fallocate(&*file, flags, signed(offset)?, signed(length)?);
         self.state().table.get_mut(ino)?.fresh = false;
-        done
+        done.map(|()| Written { bytes: 0, cleared_set_id })
     }
 
     /// The next data (`hole` false) or the next hole at or after `offset`.
@@ -111,8 +122,8 @@ impl Tree {
         (source, from): (Ino, u64),
         (target, to): (Ino, u64),
         length: u64,
-    ) -> nix::Result<usize> {
-        let target_file = self.writable(target, true)?;
+    ) -> nix::Result<Written> {
+        let (target_file, cleared_set_id) = self.writable(target, true)?;
         let source_file = self.state().file(source, false)?;
         let (mut from, mut to) = (signed(from)?, signed(to)?);
         let length = usize::try_from(length).map_err(|_too_big| Errno::EOVERFLOW)?;
@@ -124,7 +135,7 @@ impl Tree {
             length,
         );
         self.state().table.get_mut(target)?.fresh = false;
-        copied
+        copied.map(|bytes| Written { bytes, cleared_set_id })
     }
 
     /// Where the symbolic link `ino` leads.
@@ -132,19 +143,17 @@ impl Tree {
     /// # Errors
     ///
     /// `EINVAL` if it is none.
-    pub fn read_link(&self, ino: Ino) -> nix::Result<std::ffi::OsString> {
+    pub fn read_link(&self, ino: Ino) -> nix::Result<OsString> {
         self.state().link_target(ino)
     }
 
-    /// The file in the upper directory, open for writing.
-    fn writable(&self, ino: Ino, clears_set_id: bool) -> nix::Result<Arc<OpenFile>> {
+    /// The file in the upper directory, open for writing, and whether set-id bits had to go.
+    fn writable(&self, ino: Ino, clears_set_id: bool) -> nix::Result<(Arc<OpenFile>, bool)> {
         self.copy_up(ino, None)?;
         let mut state = self.state();
-        if clears_set_id {
-            state.clear_set_id(ino)?;
-        }
+        let cleared = clears_set_id && state.clear_set_id(ino)?;
         state.table.get_mut(ino)?.fresh = false;
-        state.file(ino, true)
+        Ok((state.file(ino, true)?, cleared))
     }
 }
 
@@ -159,8 +168,10 @@ impl State {
             return Ok(Arc::clone(file));
         }
         let file = match node.place.clone() {
-            Place::Gone { file, .. } => return Ok(file),
-            Place::Lower(_) if write => return Err(Errno::EROFS),
+            Place::Nameless(file) => return Ok(file),
+            Place::Removed => return Err(Errno::ENOENT),
+            Place::Lower(_) | Place::Hidden(..) if write => return Err(Errno::EROFS),
+            Place::Hidden(folder, name) => OpenFile { file: folder.file(&name)?, writable: false },
             Place::Lower(layer) => {
                 let (parent, name) = node.name()?;
                 let file = self.lower_folder(parent, layer)?.file(&name)?;
@@ -182,14 +193,14 @@ impl State {
 
     /// Takes away what would lend the owner's rights to whoever wrote to the file. The metadata
     /// that decides is in memory unless something else has changed.
-    fn clear_set_id(&mut self, ino: Ino) -> nix::Result<()> {
+    fn clear_set_id(&mut self, ino: Ino) -> nix::Result<bool> {
         let mode = self.table.get(ino)?.attr.mode;
-        let Some(mode) = without_set_id(mode) else { return Ok(()) };
+        let Some(mode) = without_set_id(mode) else { return Ok(false) };
         let spot = self.spot(ino)?;
         self.change_mode(&spot, mode)?;
         let node = self.table.get_mut(ino)?;
         node.attr.mode = node.attr.mode & libc::S_IFMT | mode;
-        Ok(())
+        Ok(true)
     }
 }
 

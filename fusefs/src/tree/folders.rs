@@ -1,5 +1,6 @@
 //! A directory's parts in the layers, and its merged entries.
 
+use std::ffi::OsStr;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -7,7 +8,7 @@ use nix::errno::Errno;
 use super::State;
 use crate::inode::Ino;
 use crate::inode::handles::Held;
-use crate::inode::table::{Listing, LowerPart, Opened, Place};
+use crate::inode::table::{Listing, LowerPart, Opened};
 use crate::layer::stack::{self, Merge, Name, Outcome, Search};
 use crate::layer::{Folder, LayerIndex, Traits};
 use crate::upper::UpperFolder;
@@ -75,7 +76,7 @@ impl State {
             lowers: Vec::new(),
         };
         if ino == Ino::ROOT {
-            return Ok(start(ino, Name::from(std::ffi::OsStr::new(".")), Box::default()));
+            return Ok(start(ino, Name::from(OsStr::new(".")), Box::default()));
         }
         let (parent, name) = node.name()?;
         let seen = self.entry(parent, &name)?.folders.clone();
@@ -121,7 +122,7 @@ impl State {
     }
 
     fn root_part(&self, layer: LayerIndex) -> nix::Result<Outcome> {
-        let here = std::ffi::OsStr::new(".");
+        let here = OsStr::new(".");
         if layer != LayerIndex::UPPER {
             return self.layer(layer)?.root.folder(here).map(Outcome::Found);
         }
@@ -234,10 +235,6 @@ impl State {
     /// Closes the descriptor of a directory in one layer; it can be opened again by its name.
     pub(super) fn close_folder(&mut self, ino: Ino, layer: LayerIndex) {
         let Ok(node) = self.table.get_mut(ino) else { return };
-        // Without a name there is no way back.
-        if matches!(node.place, Place::Gone { .. }) {
-            return;
-        }
         let Some(opened) = node.opened.as_deref_mut() else { return };
         if layer == LayerIndex::UPPER {
             if let Some(upper) = &mut opened.upper {

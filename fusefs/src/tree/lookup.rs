@@ -66,7 +66,7 @@ impl State {
 
     /// A node that has lost its last known name, but not its last, gets a place again.
     fn readmit(&mut self, ino: Ino, parent: Ino, name: &Name) -> nix::Result<()> {
-        if !matches!(self.table.get(ino)?.place, Place::Gone { .. }) {
+        if !self.table.get(ino)?.is_gone() {
             return Ok(());
         }
         let top = self.entry(parent, name)?.top;

@@ -5,13 +5,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::sys::stat::FileStat;
 
 use super::{State, Tree, attr::Spot, check_new_name, kind_of, up};
 use crate::format::{opaque, whiteout, xattr as attribute};
 use crate::inode::Ino;
 use crate::inode::attr::{Attr, decode_device};
 use crate::inode::handles::{Held, OpenFile};
-use crate::inode::table::{Entry, Link, Node, Place};
+use crate::inode::table::{Entry, Link, Node, Opened, Place};
 use crate::layer::LayerIndex;
 use crate::layer::stack::Name;
 use crate::sys::xattr;
@@ -103,13 +104,12 @@ impl State {
         }
         let (folder, over) = self.room_for(parent, name)?;
         let making = self.making(parent, what, mode, asker)?;
-        let file = if over {
-            making.build_over(self.upper()?, &folder, name)?;
-            None
+        let made = if over {
+            making.build_over(self.upper()?, &folder, name)?
         } else {
             making.build(&folder, name)?
         };
-        self.enter(parent, name, &folder, file, over)
+        self.enter(parent, name, made, over)
     }
 
     /// Checks that `name` is free in `parent`; its upper directory, and whether a whiteout there
@@ -148,26 +148,19 @@ impl State {
     }
 
     /// Enters what was made into listing and table.
-    fn enter(
-        &mut self,
-        parent: Ino,
-        name: &OsStr,
-        folder: &UpperFolder,
-        file: Option<OwnedFd>,
-        covers: bool,
-    ) -> nix::Result<Attr> {
-        let stat = match &file {
-            Some(file) => nix::sys::stat::fstat(file)?,
-            None => folder.stat(name)?,
-        };
-        let attr = Attr::new(self.table.fresh_ino(), &stat);
+    fn enter(&mut self, parent: Ino, name: &OsStr, made: Made, covers: bool) -> nix::Result<Attr> {
+        let attr = Attr::new(self.table.fresh_ino(), &made.stat);
         let name = Name::from(name);
         let listing = &mut self.opened(parent)?.listing;
         listing.whiteouts.remove(&name);
         listing.insert(Entry::upper(Name::clone(&name), attr.ino, kind_of(&attr), covers));
         let mut node = Node::new(attr, Place::Upper);
         node.lookups = 1;
-        if let Some(file) = file {
+        if attr.is_folder() {
+            // Nothing can be in it, so that there is nothing to merge.
+            node.opened = Some(Box::new(Opened::empty()));
+        }
+        if let Some(file) = made.file {
             node.file = Some(Arc::new(OpenFile { file, writable: true }));
             self.hold(Held::File(attr.ino));
         }
@@ -236,63 +229,74 @@ impl State {
     }
 }
 
+/// What was made.
+struct Made {
+    stat: FileStat,
+    /// A regular file comes open: it will be written to.
+    file: Option<OwnedFd>,
+}
+
 impl Making<'_> {
-    /// Makes it at `name` in `folder`, where nothing is. A regular file comes back open.
-    fn build(&self, folder: &UpperFolder, name: &OsStr) -> nix::Result<Option<OwnedFd>> {
-        let file = match self.what {
-            Kind::File => Some(folder.create(name, self.mode)?),
-            Kind::Folder => folder.make_folder(name, self.mode).map(|()| None)?,
+    /// Makes it at `name` in `folder`, where nothing is.
+    fn build(&self, folder: &UpperFolder, name: &OsStr) -> nix::Result<Made> {
+        let mut file = None;
+        match self.what {
+            Kind::File => file = Some(folder.create(name, self.mode)?),
+            Kind::Folder => folder.make_folder(name, self.mode)?,
             Kind::Node { kind, device } => {
                 let kind = kind & libc::S_IFMT;
-                folder.make_node(name, kind | self.mode, decode_device(device)).map(|()| None)?
+                folder.make_node(name, kind | self.mode, decode_device(device))?;
             }
-            Kind::Symlink(target) => folder.make_symlink(target, name).map(|()| None)?,
-        };
-        if let Err(errno) = self.finish(folder, name) {
-            let removed = match self.what {
-                Kind::Folder => folder.remove_folder(name),
-                _ => folder.unlink(name),
-            };
-            removed?;
-            return Err(errno);
+            Kind::Symlink(target) => folder.make_symlink(target, name)?,
         }
-        Ok(file)
+        match self.finish(folder, name) {
+            Ok(stat) => Ok(Made { stat, file }),
+            Err(errno) => {
+                let removed = match self.what {
+                    Kind::Folder => folder.remove_folder(name),
+                    _ => folder.unlink(name),
+                };
+                removed.and(Err(errno))
+            }
+        }
     }
 
     /// Gives it owner and permissions, where making it has not.
-    fn finish(&self, folder: &UpperFolder, name: &OsStr) -> nix::Result<()> {
+    fn finish(&self, folder: &UpperFolder, name: &OsStr) -> nix::Result<FileStat> {
         let stat = folder.stat(name)?;
         let owned = (stat.st_uid, stat.st_gid) == (self.uid, self.gid);
         if !owned {
             folder.set_owner(name, Some(self.uid), Some(self.gid))?;
         }
-        if matches!(self.what, Kind::Symlink(_)) {
-            return Ok(());
-        }
+        let has_mode = !matches!(self.what, Kind::Symlink(_));
         // An inherited list has made the permissions what they are; a new owner may have cleared
         // the bits above them.
         let kept = if self.inherits { stat.st_mode & 0o777 } else { self.mode & 0o777 };
         let wanted = kept | (self.mode & 0o7000);
-        if stat.st_mode & 0o7777 == wanted && (owned || wanted & 0o6000 == 0) {
-            return Ok(());
+        let right = stat.st_mode & 0o7777 == wanted && (owned || wanted & 0o6000 == 0);
+        if has_mode && !right {
+            folder.set_mode(name, wanted)?;
+        } else if owned {
+            return Ok(stat);
         }
-        folder.set_mode(name, wanted)
+        folder.stat(name)
     }
 
     /// Makes it where a whiteout is: aside first, then in one step. The directory it is made in
     /// has the default access control list of the real one, for the file system to inherit.
-    fn build_over(&self, upper: &Upper, folder: &UpperFolder, name: &OsStr) -> nix::Result<()> {
+    fn build_over(&self, upper: &Upper, folder: &UpperFolder, name: &OsStr) -> nix::Result<Made> {
         let staged = Staged::reserve(upper);
         staged.folder().make_folder(staged.name(), 0o700)?;
         let nest = staged.folder().upper_folder(staged.name())?;
         if let Some(acl) = up::default_acl(folder)? {
             xattr::set(&nest.own_attributes()?, attribute::DEFAULT_ACL, &acl, 0)?;
         }
-        self.build(&nest, name)?;
+        let made = self.build(&nest, name)?;
         let is_folder = self.what == Kind::Folder;
         if is_folder {
             xattr::set(&nest.attributes_of(name)?, opaque::ATTRIBUTE, opaque::VALUE, 0)?;
         }
-        upper.move_over_whiteout(&nest, name, is_folder, folder, name)
+        upper.move_over_whiteout(&nest, name, is_folder, folder, name)?;
+        Ok(made)
     }
 }

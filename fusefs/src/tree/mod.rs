@@ -26,6 +26,7 @@ pub use crate::inode::Ino;
 pub use crate::inode::attr::{Attr, Timestamp};
 pub use attr::{Changes, Time};
 pub use dir::{Listed, Wanted};
+pub use file::Written;
 pub use make::{Asker, Kind};
 pub use rename::Exchange;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nix::dir::Type;
 use nix::errno::Errno;
 
-use super::{State, Tree, check_name};
+use super::{State, Tree, attr::Spot, check_name};
 use crate::inode::Ino;
 use crate::inode::handles::OpenFile;
 use crate::inode::table::Place;
@@ -103,31 +103,33 @@ impl State {
         Ok(())
     }
 
-    /// A descriptor for those who still use what is about to lose a name, unless another name of
-    /// it is known.
-    pub(super) fn keep(&mut self, ino: Ino) -> nix::Result<Option<Arc<OpenFile>>> {
+    /// Where those who still use what is about to lose a name will find it; `None` if another
+    /// name is known.
+    pub(super) fn keep(&mut self, ino: Ino) -> nix::Result<Option<Place>> {
         // The books of hard links want to know the number of names before one goes.
-        self.attr(ino)?;
-        if self.table.get(ino)?.names_known() > 1 {
+        let attr = self.attr(ino)?;
+        let node = self.table.get(ino)?;
+        if node.names_known() > 1 {
             return Ok(None);
         }
-        let is_regular = self.table.get(ino)?.attr.is_regular();
-        if is_regular && let Ok(file) = self.file(ino, false) {
-            return Ok(Some(file));
+        if attr.is_folder() {
+            return Ok(Some(Place::Removed));
         }
-        let file = match self.table.get(ino)?.place.clone() {
-            Place::Gone { file, .. } => return Ok(Some(file)),
-            Place::Indexed(name) => self.upper()?.index.folder()?.path_only(&name)?,
-            Place::Upper => {
-                let (parent, name) = self.table.get(ino)?.name()?;
-                self.upper_folder(parent)?.path_only(&name)?
-            }
-            Place::Lower(layer) => {
-                let (parent, name) = self.table.get(ino)?.name()?;
-                self.lower_folder(parent, layer)?.path_only(&name)?
-            }
+        if let Place::Lower(layer) = node.place {
+            let (parent, name) = node.name()?;
+            return Ok(Some(Place::Hidden(self.lower_folder(parent, layer)?, name)));
+        }
+        if attr.is_regular()
+            && let Ok(file) = self.file(ino, false)
+        {
+            return Ok(Some(Place::Nameless(file)));
+        }
+        let file = match self.spot(ino)? {
+            Spot::Named(folder, name) => folder.path_only(&name)?,
+            Spot::Indexed(name) => self.upper()?.index.folder()?.path_only(&name)?,
+            Spot::Open(file) => return Ok(Some(Place::Nameless(file))),
         };
-        Ok(Some(Arc::new(OpenFile { file, writable: false })))
+        Ok(Some(Place::Nameless(Arc::new(OpenFile { file, writable: false }))))
     }
 
     /// Takes a name from a node; without a last one it lives on as `kept` until it is forgotten.
@@ -137,17 +139,18 @@ impl State {
         parent: Ino,
         name: &OsStr,
         was_upper: bool,
-        kept: Option<Arc<OpenFile>>,
+        kept: Option<Place>,
     ) -> nix::Result<()> {
         self.count_removed_name(ino, was_upper)?;
         self.table.remove_name(ino, parent, name)?;
         let node = self.table.get_mut(ino)?;
         node.fresh = false;
-        let upper = node.is_upper();
         if node.nameless()
-            && let Some(file) = kept
+            && let Some(place) = kept
         {
-            node.place = Place::Gone { file, upper };
+            node.fresh = matches!(place, Place::Removed);
+            node.attr.links = 0;
+            node.place = place;
             node.file = None;
         }
         self.table.drop_unused(ino);
@@ -169,7 +172,7 @@ impl State {
                 }
                 Ok(())
             }
-            Place::Upper | Place::Gone { .. } => {
+            _ => {
                 // The file system may give the inode number to another file from now on.
                 if let Some(key) = node.link_key.filter(|_several| node.attr.links <= 1) {
                     self.table.links.remove(&key);

@@ -1,7 +1,6 @@
 //! Moving names.
 
 use std::ffi::OsStr;
-use std::sync::Arc;
 
 use nix::dir::Type;
 use nix::errno::Errno;
@@ -9,7 +8,6 @@ use nix::fcntl::RenameFlags;
 
 use super::{State, Tree, check_name, check_new_name};
 use crate::inode::Ino;
-use crate::inode::handles::OpenFile;
 use crate::inode::table::{Entry, Place};
 use crate::layer::LayerIndex;
 use crate::layer::stack::Name;
@@ -199,7 +197,7 @@ impl State {
         from: At<'_>,
         to: At<'_>,
         (over, covers): (bool, bool),
-        target: Option<(Ino, bool, Option<Arc<OpenFile>>)>,
+        target: Option<(Ino, bool, Option<Place>)>,
     ) -> nix::Result<()> {
         let source = self.raise_folder(from.parent)?;
         let folder = self.raise_folder(to.parent)?;

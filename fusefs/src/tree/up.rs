@@ -1,10 +1,11 @@
 //! Bringing objects to the upper directory before they change.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::FileStat;
 
 use super::{State, Tree};
 use crate::format::xattr as attribute;
@@ -55,13 +56,11 @@ impl State {
         }
         let layer = match node.place.clone() {
             Place::Lower(layer) => layer,
-            Place::Gone { file, .. } => {
-                let stat = fstat(&file.file)?;
-                let source =
-                    Source::Open(Arc::new(file.file.try_clone().map_err(|_full| Errno::EMFILE)?));
-                return Ok(Some(Plan { source, stat, link: None }));
+            Place::Hidden(folder, name) => {
+                let stat = folder.stat(&name)?;
+                return Ok(Some(Plan { source: Source { folder, name }, stat, link: None }));
             }
-            Place::Upper | Place::Indexed(_) => return Ok(None),
+            _ => return Ok(None),
         };
         let (parent, name) = node.name()?;
         let folder = self.lower_folder(parent, layer)?;
@@ -71,7 +70,7 @@ impl State {
             let indexed = index::name_of(self.layer(layer)?, &folder, &name)?;
             link = Some((Name::from(indexed), (layer, stat.st_dev, stat.st_ino)));
         }
-        Ok(Some(Plan { source: Source::Named(folder, name), stat, link }))
+        Ok(Some(Plan { source: Source { folder, name }, stat, link }))
     }
 
     /// Puts the finished copy in its place.
@@ -88,7 +87,7 @@ impl State {
             let node = self.table.get_mut(ino)?;
             node.file = None;
             node.fresh = false;
-            node.place = Place::Gone { file: Arc::new(file), upper: true };
+            node.place = Place::Nameless(Arc::new(file));
             return Ok(());
         }
         let (parent, name) = node.name()?;
@@ -98,7 +97,12 @@ impl State {
             self.enter_index(ino, *key, plan, indexed, &staged, upper)?;
             place = Place::Indexed(Name::clone(indexed));
         }
-        place_quietly(staged, &folder, &name)?;
+        if let Err(errno) = place_quietly(staged, &folder, &name) {
+            if let Some((indexed, _)) = &plan.link {
+                upper.index.remove(indexed)?;
+            }
+            return Err(errno);
+        }
         self.mark_raised(parent, &name)?;
         let node = self.table.get_mut(ino)?;
         node.place = place;
@@ -202,7 +206,7 @@ pub(super) fn default_acl(folder: &UpperFolder) -> nix::Result<Option<Vec<u8>>> 
 fn place_quietly(staged: Staged<'_>, folder: &UpperFolder, name: &Name) -> nix::Result<()> {
     let (accessed, modified) = times(&folder.own_stat()?);
     staged.place(folder, name)?;
-    folder.set_times(std::ffi::OsStr::new("."), &accessed, &modified)
+    folder.set_times(OsStr::new("."), &accessed, &modified)
 }
 
 /// Opens a staged object before it loses its name.

@@ -1,6 +1,6 @@
 //! Extended attributes, access control lists among them.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
@@ -61,7 +61,7 @@ impl Tree {
         &self,
         ino: Ino,
         name: &OsStr,
-        change: impl FnOnce(&Subject<'_>, &std::ffi::CStr) -> nix::Result<()>,
+        change: impl FnOnce(&Subject<'_>, &CStr) -> nix::Result<()>,
     ) -> nix::Result<()> {
         if attribute::is_private(name.as_bytes()) {
             return Err(Errno::EPERM);
@@ -87,7 +87,9 @@ impl State {
         act: impl FnOnce(&Subject<'_>) -> nix::Result<T>,
     ) -> nix::Result<T> {
         match self.table.get(ino)?.place.clone() {
-            Place::Gone { file, .. } => act(&Subject::open(file.as_fd())?),
+            Place::Hidden(folder, name) => act(&folder.attributes_of(&name)?),
+            Place::Nameless(file) => act(&Subject::open(file.as_fd())?),
+            Place::Removed => Err(Errno::ENOENT),
             Place::Indexed(name) => act(&self.upper()?.index.folder()?.attributes_of(&name)?),
             Place::Upper if ino == Ino::ROOT => act(&self.upper()?.root.own_attributes()?),
             Place::Lower(layer) if ino == Ino::ROOT => {

@@ -1,7 +1,7 @@
 //! Copying an object of a lower layer, with all that belongs to it.
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -22,29 +22,13 @@ use crate::sys::xattr::{self, Subject};
 /// Bytes per system call where data has to pass through memory.
 const COPY_STEP: usize = 128 * 1024;
 
-/// What is copied.
+/// What is copied: a name in a directory of a lower layer.
 #[derive(Clone, Debug)]
-pub(crate) enum Source {
-    /// A name in a directory of a lower layer.
-    Named(Arc<Folder>, Name),
-    /// A file that has lost its name but is still in use.
-    Open(Arc<OwnedFd>),
-}
-
-impl Source {
-    fn attributes(&self) -> nix::Result<Subject<'_>> {
-        match self {
-            Self::Named(folder, name) => folder.attributes_of(name),
-            Self::Open(file) => Subject::open(file.as_fd()),
-        }
-    }
-
-    fn file(&self) -> nix::Result<Arc<OwnedFd>> {
-        match self {
-            Self::Named(folder, name) => folder.file(name).map(Arc::new),
-            Self::Open(file) => Ok(Arc::clone(file)),
-        }
-    }
+pub(crate) struct Source {
+    /// The directory.
+    pub(crate) folder: Arc<Folder>,
+    /// The name.
+    pub(crate) name: Name,
 }
 
 impl Upper {
@@ -66,20 +50,18 @@ impl Upper {
         let staged = Staged::reserve(self);
         let (folder, name) = (staged.folder(), staged.name());
         let kind = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits());
-        match (kind, source) {
-            (SFlag::S_IFREG, _) => {
+        match kind {
+            SFlag::S_IFREG => {
                 let target = folder.create(name, 0o600)?;
-                copy_data(source.file()?.as_fd(), target.as_fd(), stat.st_size, limit)?;
+                let original = source.folder.file(&source.name)?;
+                copy_data(original.as_fd(), target.as_fd(), stat.st_size, limit)?;
             }
-            (SFlag::S_IFLNK, Source::Named(from, link)) => {
-                folder.make_symlink(&from.link_target(link)?, name)?;
-            }
-            (SFlag::S_IFLNK, Source::Open(link)) => {
-                folder.make_symlink(&nix::fcntl::readlinkat(link, "")?, name)?;
+            SFlag::S_IFLNK => {
+                folder.make_symlink(&source.folder.link_target(&source.name)?, name)?;
             }
             _ => folder.make_node(name, kind.bits() | 0o600, stat.st_rdev)?,
         }
-        copy_metadata(&source.attributes()?, stat, folder, name)?;
+        copy_metadata(&source.folder.attributes_of(&source.name)?, stat, folder, name)?;
         Ok(staged)
     }
 

@@ -3,13 +3,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, mknod};
 use rrun_fusefs::Config;
 
 /// Directories for the layers of one overlay.
 pub(crate) struct Layers {
     top: PathBuf,
+    /// Where the upper and work directory lie.
+    upper: PathBuf,
     lowers: usize,
+    writeback: bool,
 }
 
 impl Layers {
@@ -18,11 +22,22 @@ impl Layers {
         for name in ["upper", "work", "merged"] {
             fs::create_dir_all(top.join(name)).unwrap();
         }
-        let layers = Self { top: top.to_owned(), lowers };
+        let layers = Self { top: top.to_owned(), upper: top.to_owned(), lowers, writeback: false };
         for number in 1..=lowers {
             fs::create_dir_all(layers.lower(number)).unwrap();
         }
         layers
+    }
+
+    /// The same layers with an upper and a work directory elsewhere.
+    pub(crate) fn with_upper(self, elsewhere: &Path) -> Self {
+        let upper = Self::new(elsewhere, 0).upper;
+        Self { upper, ..self }
+    }
+
+    /// The same layers with the kernel's writeback cache.
+    pub(crate) fn with_writeback(self) -> Self {
+        Self { writeback: true, ..self }
     }
 
     /// Lower directory `number`; 1 is the topmost.
@@ -32,12 +47,12 @@ impl Layers {
 
     /// The upper directory.
     pub(crate) fn upper(&self) -> PathBuf {
-        self.top.join("upper")
+        self.upper.join("upper")
     }
 
     /// The work directory.
     pub(crate) fn work(&self) -> PathBuf {
-        self.top.join("work")
+        self.upper.join("work")
     }
 
     /// Where to mount.
@@ -51,7 +66,7 @@ impl Layers {
             lowerdirs: (1..=self.lowers).map(|number| self.lower(number)).collect(),
             upperdir: Some(self.upper()),
             workdir: Some(self.work()),
-            ..Config::default()
+            writeback: self.writeback,
         }
     }
 
@@ -76,6 +91,21 @@ impl Layers {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         mknod(&path, SFlag::S_IFCHR, Mode::empty(), 0).unwrap();
     }
+}
+
+/// Mounts kernel overlayfs over new directories: a file system that refuses whiteouts as devices,
+/// as one that is itself part of a container does.
+pub(crate) fn without_devices(stage: &Path) -> PathBuf {
+    let base = Layers::new(&stage.join("base"), 1);
+    let options = format!(
+        "userxattr,lowerdir={},upperdir={},workdir={}",
+        base.lower(1).display(),
+        base.upper().display(),
+        base.work().display()
+    );
+    let kind = Some("overlay");
+    mount(kind, &base.merged(), kind, MsFlags::empty(), Some(options.as_str())).unwrap();
+    base.merged()
 }
 
 /// The names in a directory, sorted.

@@ -11,6 +11,6 @@ pub(crate) mod xattr;
 
 pub(crate) use checksum::checksum;
 pub(crate) use identity::{Identity, everywhere, in_user_namespace};
-pub(crate) use layers::{Layers, names};
+pub(crate) use layers::{Layers, names, without_devices};
 pub(crate) use mounted::Mounted;
 pub(crate) use text::tree_text;

@@ -35,8 +35,8 @@ pub(super) fn keep_line_ends(master: &OwnedFd) -> Result<()> {
     tcsetattr(master, SetArg::TCSANOW, &settings).context("set up the terminal")
 }
 
-/// Readies the terminal of `master` for a program in the foreground: it keeps line ends (see
-/// [`keep_line_ends`]) and has the size of the caller's terminal, if there is one.
+/// Readies the terminal of `master` for a program in the foreground: it keeps line ends and has the
+/// size of the caller's terminal, if there is one.
 ///
 /// To be called before the program starts, which may ask for the size at once.
 ///

@@ -13,6 +13,7 @@ use rrun_spec::{Bundle, Problems};
 
 use crate::confine::capabilities::Available;
 use crate::confine::cgroup::{self, Cgroup, CgroupPlan, Hierarchies};
+use crate::confine::seccomp;
 use crate::console;
 use crate::container::processes::mount_namespace;
 use crate::container::{Cgroups, ContainerId, Runtime};
@@ -121,7 +122,19 @@ impl Runtime {
         )?;
         plan.warnings.extend(warning.flatten());
         check_root(&plan)?;
+        plan.program.seccomp = self.filter(spec)?;
         Ok(plan)
+    }
+
+    /// The filter of system calls that `spec` wants.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, with its JSON pointer.
+    pub(super) fn filter(&self, spec: &Spec) -> anyhow::Result<Option<seccomp::Program>> {
+        let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let cache = self.containers.seccomp_cache();
+        profile.map(|profile| seccomp::compile(profile, Some(&cache))).transpose()
     }
 
     /// The kept layer for a layered root whose configuration names none; returned if it is new.

@@ -120,7 +120,8 @@ impl Runtime {
         if let Some(hooks) = hooks
             && let Err(error) = state.and_then(|state| {
                 let list = hooks.poststop().as_deref().unwrap_or_default();
-                hooks::run(list, "poststop", &state.json(Status::Stopped, record.init.pid())?)
+                let state = state.json(Status::Stopped, record.init.pid())?;
+                hooks::run(list, "poststop", &state, &record.bundle)
             })
         {
             // runtime-spec, "Lifecycle", 13: a warning, and the rest goes on.

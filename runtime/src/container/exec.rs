@@ -68,7 +68,8 @@ impl Runtime {
         }
         let spec = self.containers.config(id)?;
         let process = process(&spec, request)?;
-        let program = program(&spec, &process, &record, request)?;
+        let mut program = program(&process, &record, request)?;
+        program.seccomp = self.filter(&spec)?;
         let init = self.pidfd(&record).context("container not running")?;
         let mut made = guest::make(&Order {
             program: &program,
@@ -102,12 +103,7 @@ fn namespaces(spec: &Spec, record: &Record) -> CloneFlags {
     flags
 }
 
-fn program(
-    spec: &Spec,
-    process: &Process,
-    record: &Record,
-    request: &Request,
-) -> anyhow::Result<Program> {
+fn program(process: &Process, record: &Record, request: &Request) -> anyhow::Result<Program> {
     match (process.terminal().unwrap_or(false), &request.console_socket) {
         (true, None) if request.detach => bail!(
             "cannot allocate tty if rrun will detach without setting console socket: \
@@ -127,9 +123,8 @@ fn program(
         },
         maps: None,
     };
-    let filter = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let mut warnings = Vec::new();
-    let program = Program::plan(process, filter, means, &mut warnings)?;
+    let program = Program::plan(process, means, &mut warnings)?;
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
     Ok(program)
 }

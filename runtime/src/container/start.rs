@@ -48,7 +48,7 @@ impl Runtime {
             return Ok(());
         }
         let state = self.state_of_hooks(record)?.json(Status::Running, record.init.pid())?;
-        let result = hooks::run(list, "poststart", &state);
+        let result = hooks::run(list, "poststart", &state, &record.bundle);
         if result.is_err()
             && let Some(pidfd) = self.pidfd(record)
         {

@@ -144,7 +144,7 @@ pub fn plan(spec: &Spec, given: &Given<'_>) -> anyhow::Result<Plan> {
         maps: maps.as_ref(),
     };
     let process = spec.process().as_ref().context("/process: want a program to run")?;
-    let program = Program::plan(process, linux.seccomp().as_ref(), means, &mut warnings)?;
+    let program = Program::plan(process, means, &mut warnings)?;
     Ok(Plan {
         hostname: text(spec.hostname()),
         domainname: text(spec.domainname()),

@@ -183,7 +183,7 @@ fn run_hooks(
         None | Some([]) => Ok(()),
         Some(list) => {
             let state = site.state.json(Status::Creating, getpid())?;
-            hooks::run(list, "createContainer", &state)
+            hooks::run(list, "createContainer", &state, &site.state.bundle)
         }
     }
 }
@@ -262,7 +262,8 @@ fn start_hooks(plan: &Plan, site: &Site<'_>) -> anyhow::Result<()> {
     match plan.hooks.start_container().as_deref() {
         None | Some([]) => Ok(()),
         Some(list) => {
-            hooks::run(list, "startContainer", &site.state.json(Status::Created, getpid())?)
+            let state = site.state.json(Status::Created, getpid())?;
+            hooks::run(list, "startContainer", &state, Path::new("."))
         }
     }
 }

@@ -286,7 +286,7 @@ fn run_hooks(order: &Order<'_>, init: Pid) -> anyhow::Result<()> {
     let state = order.site.state.json(Status::Creating, init)?;
     let all = &order.plan.hooks;
     let run = |list: &Option<Vec<Hook>>, kind| {
-        hooks::run(list.as_deref().unwrap_or_default(), kind, &state)
+        hooks::run(list.as_deref().unwrap_or_default(), kind, &state, &order.site.state.bundle)
     };
     run(all.prestart(), "prestart")?;
     run(all.create_runtime(), "createRuntime")

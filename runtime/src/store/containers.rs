@@ -113,6 +113,9 @@ pub struct Containers {
 const STATE: &str = "state.json";
 /// The file that holds the configuration.
 const CONFIG: &str = "config.json";
+/// The directory that keeps compiled profiles, beside the containers. None of them can have a comma
+/// in its name.
+const SECCOMP_CACHE: &str = "seccomp,cache";
 /// The socket on which init waits for `start`.
 pub const START_SOCKET: &str = "start";
 
@@ -127,6 +130,12 @@ impl Containers {
     #[must_use]
     pub fn path(&self, id: &ContainerId) -> PathBuf {
         self.root.join(id)
+    }
+
+    /// Where compiled seccomp profiles are kept, which need not exist yet.
+    #[must_use]
+    pub fn seccomp_cache(&self) -> PathBuf {
+        self.root.join(SECCOMP_CACHE)
     }
 
     /// Makes a directory for a new container, locked.
@@ -200,7 +209,8 @@ impl Containers {
             }
         };
         let mut records = Vec::new();
-        for entry in entries.flatten() {
+        let of_containers = |entry: &fs::DirEntry| entry.file_name() != SECCOMP_CACHE;
+        for entry in entries.flatten().filter(of_containers) {
             match read_record(&entry.path()) {
                 Ok(record) => records.extend(record),
                 Err(error) => log::warn!("{error:#}"),
@@ -266,7 +276,7 @@ impl Entry {
     ///
     /// Those of writing a file.
     pub fn write_config(&self, text: &[u8]) -> anyhow::Result<()> {
-        store::replace(&self.path.join(CONFIG), text)
+        store::replace_until_reboot(&self.path.join(CONFIG), text)
     }
 
     /// Makes the container known.
@@ -377,6 +387,18 @@ mod tests {
         assert!(!second.path().join(CONFIG).exists());
         second.remove().unwrap();
         assert!(!containers.path(&id).exists());
+    }
+
+    #[test]
+    fn compiled_profiles_are_no_container() {
+        let root = tempfile::tempdir().unwrap();
+        let containers = Containers::at(root.path().into());
+        let cache = containers.seccomp_cache();
+        store::make_private(&cache).unwrap();
+        fs::write(cache.join(STATE), "what a damaged container would have").unwrap();
+        assert!(containers.all().unwrap().is_empty());
+        let name = cache.file_name().unwrap().to_str().unwrap();
+        assert!(name.parse::<ContainerId>().is_err());
     }
 
     #[test]

@@ -70,10 +70,11 @@ impl KeptLayer {
     }
 
     fn check_maps(&self, maps: Option<&IdMaps>) -> anyhow::Result<()> {
-        match self.maps()? {
-            None => store::replace(&self.ids(), &serde_json::to_vec(&maps)?),
-            Some(kept) if kept.as_ref() == maps => Ok(()),
-            Some(_) => bail!(
+        let is_new = !self.upperdir().exists();
+        match (self.maps()?, maps) {
+            (None, Some(maps)) if is_new => store::replace(&self.ids(), &serde_json::to_vec(maps)?),
+            (kept, maps) if kept.as_ref() == maps => Ok(()),
+            _ => bail!(
                 "the writable layer {} was written under other user ID maps: use those again, \
                  or remove it with delete --purge",
                 self.directory.display()
@@ -85,9 +86,8 @@ impl KeptLayer {
         self.directory.join("ids.json")
     }
 
-    /// The maps the layer was made under: `None` if there is no layer, `Some(None)` for no maps.
-    #[expect(clippy::option_option, reason = "two different absences")]
-    fn maps(&self) -> anyhow::Result<Option<Option<IdMaps>>> {
+    /// The maps the layer was made under; `None` if its IDs are those of the host.
+    fn maps(&self) -> anyhow::Result<Option<IdMaps>> {
         let path = self.ids();
         match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text)
@@ -107,7 +107,7 @@ impl KeptLayer {
         if !self.directory.exists() {
             return Ok(false);
         }
-        match self.maps()?.flatten() {
+        match self.maps()? {
             Some(maps) if !nix::unistd::geteuid().is_root() => self.empty_as_owner(&maps)?,
             _ => {}
         }

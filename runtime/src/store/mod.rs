@@ -5,9 +5,10 @@
 //!   state.json        the container as created; replaced by rename
 //!   config.json       the configuration it was created from, byte for byte
 //!   start             socket on which the waiting init listens; gone once started
+//! ROOT/seccomp,cache/ compiled seccomp profiles of all containers, 0700; may be removed at any time
 //! DATA/containers/ID/ a writable layer that outlives the container
 //!   upper/ work/      as the overlay keeps them
-//!   ids.json          the ID maps that its files belong to
+//!   ids.json          the ID maps that its files belong to, if there are any
 //! ```
 //! ROOT is `--root`, or `/run/rrun`, or `$XDG_RUNTIME_DIR/rrun` for an ordinary user. DATA is
 //! `$RRUN_DATA`, or `/var/lib/rrun`, or `$XDG_DATA_HOME/rrun`.
@@ -16,7 +17,7 @@ pub mod containers;
 pub mod layers;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -96,19 +97,39 @@ pub fn make_private(directory: &Path) -> anyhow::Result<()> {
 ///
 /// Those of writing and renaming, `ENOSPC` among them; `path` is then as it was.
 pub fn replace(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
+    replace_with(path, contents, File::sync_all)
+}
+
+/// As [`replace`], but after a loss of power the file may be empty: for what means nothing in the
+/// next boot.
+///
+/// # Errors
+///
+/// As [`replace`].
+pub fn replace_until_reboot(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
+    replace_with(path, contents, |_in_memory| Ok(()))
+}
+
+fn replace_with(
+    path: &Path,
+    contents: &[u8],
+    settle: impl Fn(&File) -> io::Result<()>,
+) -> anyhow::Result<()> {
     let beside = path.with_extension("new");
-    let written = write_new(&beside, contents).and_then(|()| fs::rename(&beside, path));
+    let written = write_new(&beside, contents)
+        .and_then(|file| settle(&file))
+        .and_then(|()| fs::rename(&beside, path));
     if written.is_err() {
         let _was_never_made = fs::remove_file(&beside);
     }
     written.with_context(|| format!("write {}", path.display()))
 }
 
-fn write_new(path: &Path, contents: &[u8]) -> std::io::Result<()> {
-    let mut file: File =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+fn write_new(path: &Path, contents: &[u8]) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(contents)?;
-    file.sync_all()
+    Ok(file)
 }
 
 #[cfg(test)]

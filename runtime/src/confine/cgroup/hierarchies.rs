@@ -29,14 +29,16 @@ pub struct Hierarchy {
 impl Hierarchies {
     /// Reads the texts of `/proc/self/mountinfo` and `/proc/self/cgroup`.
     ///
-    /// A hierarchy that is mounted more than once is taken where it is mounted first. One whose mount
-    /// does not show this process's own cgroup is left out, since we could not name ours in it.
+    /// A hierarchy that is mounted more than once is taken where it is mounted first, unless another
+    /// mount hides that one. One whose mount does not show this process's own cgroup is left out, since we could not name ours in it.
     ///
     /// Source: `proc_pid_mountinfo(5)`, `cgroups(7)`.
     #[must_use]
     pub fn parse(mountinfo: &str, own: &str) -> Self {
         let mut found = Self::default();
-        for mount in mountinfo.lines().filter_map(Mount::parse) {
+        let table = Table::parse(mountinfo);
+        for (line, place) in &table.0 {
+            let Some(mount) = Mount::parse(line).filter(|_| !table.hides(place)) else { continue };
             let Some((controllers, path)) = own.lines().find_map(|line| mount.own_path(line))
             else {
                 continue;
@@ -61,6 +63,52 @@ impl Hierarchies {
     #[must_use]
     pub fn is_unified(&self) -> bool {
         self.unified.is_some() && self.v1.is_empty()
+    }
+}
+
+/// Every mount, with its line.
+struct Table<'a>(Vec<(&'a str, Place)>);
+
+/// Where a mount is in the tree of mounts.
+struct Place {
+    id: u32,
+    parent: u32,
+    point: PathBuf,
+}
+
+impl<'a> Table<'a> {
+    fn parse(mountinfo: &'a str) -> Self {
+        let place = |line: &str| {
+            let mut fields = line.split(' ');
+            let (id, parent) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            Some(Place { id, parent, point: unescape(fields.nth(2)?) })
+        };
+        Self(mountinfo.lines().filter_map(|line| Some((line, place(line)?))).collect())
+    }
+
+    /// Whether the path of `place` leads to another mount: one on top of it or of one above it, or
+    /// one beside those on the way down.
+    fn hides(&self, place: &Place) -> bool {
+        let mut way = vec![place];
+        // No way is longer than the table, whatever its numbers say.
+        while let Some(above) = self.above(way[way.len() - 1])
+            && way.len() < self.0.len()
+        {
+            way.push(above);
+        }
+        let is_on_the_way = |other: &Place| way.iter().any(|mount| mount.id == other.id);
+        let hides = |mount: &Place, other: &Place| {
+            let on_top = other.parent == mount.id && other.point == mount.point;
+            let beside = other.parent == mount.parent && mount.point.starts_with(&other.point);
+            on_top || beside
+        };
+        let others = || self.0.iter().map(|(_, other)| other).filter(|other| !is_on_the_way(other));
+        way.iter().any(|mount| others().any(|other| hides(mount, other)))
+    }
+
+    fn above(&self, place: &Place) -> Option<&Place> {
+        let mut places = self.0.iter().map(|(_, place)| place);
+        places.find(|other| other.id == place.parent && other.id != place.id)
     }
 }
 
@@ -129,7 +177,7 @@ mod tests {
 35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
 40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
-42 31 0:32 / /mnt/again rw,relatime - cgroup cgroup rw,memory
+42 23 0:32 / /mnt/again rw,relatime - cgroup cgroup rw,memory
 ";
 
     fn hierarchy(controllers: &[&str], mount: &str, own: &str) -> Hierarchy {
@@ -192,5 +240,32 @@ mod tests {
         {
             assert_eq!(unescape(text), Path::new(expected));
         }
+    }
+
+    #[test]
+    fn what_another_mount_hides_is_not_there() {
+        let own = "4:memory:/\n2:cpu,cpuacct:/\n0::/\n";
+        let hidden = format!("{HYBRID}50 31 0:40 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n");
+        let found = Hierarchies::parse(&hidden, own);
+        assert_eq!(
+            (found.v1, found.unified),
+            (vec![hierarchy(&["memory"], "/mnt/again", "/mnt/again")], None)
+        );
+        let version_2 = format!("{hidden}51 50 0:38 / /sys/fs/cgroup rw - cgroup2 none rw\n");
+        let found = Hierarchies::parse(&version_2, own);
+        assert_eq!(found.unified, Some(hierarchy(&[], "/sys/fs/cgroup", "/sys/fs/cgroup")));
+        let beside = format!("{HYBRID}52 23 0:41 / /sys rw - tmpfs tmpfs rw\n");
+        assert_eq!(Hierarchies::parse(&beside, own).unified, None);
+    }
+
+    #[test]
+    fn the_order_of_the_table_hides_nothing() {
+        // What the initial ramdisk mounted and moved has smaller numbers than the root.
+        let table =
+            "30 99 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n99 1 0:21 / / rw - ext4 sda rw\n";
+        let found = Hierarchies::parse(table, "0::/\n");
+        assert_eq!(found.unified, Some(hierarchy(&[], "/sys/fs/cgroup", "/sys/fs/cgroup")));
+        let round = "30 31 0:38 / /a rw - cgroup2 none rw\n31 30 0:21 / / rw - ext4 sda rw\n";
+        assert!(Hierarchies::parse(round, "0::/\n").unified.is_some(), "a circle is no way");
     }
 }

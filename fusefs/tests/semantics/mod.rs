@@ -1,0 +1,42 @@
+//! The promises of SEMANTICS.md.
+
+mod copying;
+mod files;
+mod rights;
+
+use std::ffi::OsStr;
+use std::fs::{self, File, FileTimes, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, lchown, symlink};
+use std::process::Command;
+use std::time::{Duration, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{Mode, SFlag, mknod, umask};
+use nix::unistd::{Gid, Uid, Whence, lseek, mkfifo, setfsgid, setfsuid};
+
+use crate::common::{Identity, Layers, Mounted, acl, checksum, everywhere, names, xattr};
+
+fn errno<T>(result: std::io::Result<T>) -> Errno {
+    Errno::from_raw(result.err().and_then(|error| error.raw_os_error()).unwrap_or(0))
+}
+
+/// Acts as another user inside, who has no privilege.
+fn as_user<T>(uid: u32, gid: u32, act: impl FnOnce() -> T) -> T {
+    setfsgid(Gid::from_raw(gid));
+    setfsuid(Uid::from_raw(uid));
+    let result = act();
+    setfsuid(Uid::from_raw(0));
+    setfsgid(Gid::from_raw(0));
+    result
+}
+
+/// How often the server has read something so far: once for each request, at least.
+fn requests(mounted: &Mounted) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{}/io", mounted.server())).unwrap();
+    let line = io.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap();
+    line.parse().unwrap()
+}
