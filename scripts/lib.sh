@@ -38,7 +38,8 @@ has() {
     busybox-static) is_static "$(command -v busybox)" ;;
     attr) command -v setfattr && command -v getfattr ;;
     acl) command -v setfacl ;;
-    mmdebstrap) command -v mmdebstrap ;;
+    mmdebstrap | fuse-overlayfs) command -v "$1" ;;
+    procps) command -v ps ;;
     *) die "has: what to look for of package $1?" ;;
     esac >/dev/null 2>&1
 }

@@ -66,7 +66,8 @@ impl Sets {
     ///
     /// A capability that the kernel does not know or that is not `available` is left out (runtime-spec
     /// 1.1: warn, do not fail); so is an effective one that is not permitted and an ambient one that is
-    /// not both permitted and inheritable, which the kernel would refuse.
+    /// not both permitted and inheritable, which the kernel would refuse. buildah asks for everything
+    /// ambient and nothing inheritable: that is worth no warning.
     #[must_use]
     pub fn new(wanted: &LinuxCapabilities, available: Available) -> (Self, Vec<String>) {
         let bounding = bits(wanted.bounding().as_ref());
@@ -91,7 +92,10 @@ impl Sets {
             (lacking & available.known, "not ours to give"),
             (effective & !sets.effective & !lacking, "effective but not permitted"),
             (inheritable & !sets.inheritable & !lacking, "inheritable but not bounding"),
-            (ambient & !sets.ambient & !lacking, "ambient but not permitted and inheritable"),
+            (
+                ambient & inheritable & !sets.ambient & !lacking,
+                "ambient but not permitted and inheritable",
+            ),
         ];
         let refused = refused.into_iter().filter(|(set, _why)| *set != 0);
         (sets, refused.map(|(set, why)| format!("left out {}: {why}", names(set))).collect())
@@ -249,6 +253,15 @@ mod tests {
                 "left out CAP_KILL: ambient but not permitted and inheritable",
             ]
         );
+    }
+
+    #[test]
+    fn the_sets_that_buildah_writes_are_worth_no_warning() {
+        let json = r#"{"bounding": ["CAP_CHOWN"], "effective": ["CAP_CHOWN"],
+            "permitted": ["CAP_CHOWN"], "ambient": ["CAP_CHOWN"]}"#;
+        let (sets, warnings) = Sets::new(&wanted(json), available(CHOWN));
+        assert_eq!((sets.permitted, sets.ambient), (CHOWN, 0));
+        assert!(warnings.is_empty(), "{warnings:?}");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Run and exec in the foreground: a program from its start to its exit code.
 
 use nix::sys::prctl;
-use nix::sys::wait::{WaitPidFlag, waitpid};
 
 use crate::console::{self, Foreground};
 use crate::container::create::{Created, Request};
@@ -36,14 +35,9 @@ impl Runtime {
         // From here on signals wait, until there is a program to pass them on to.
         let foreground = Foreground::begin()?;
         let mut created = self.create_and_start(request)?;
-        let (init, console) = (created.made.init.pid, created.made.console.take());
+        let console = created.made.console.take();
         drop(created.entry);
         let code = foreground.wait(&created.made.init, console);
-        if let Some(server) = created.made.server {
-            // Should it still run, the deletion waits for it.
-            let _reaped_by_the_caller = waitpid(server, Some(WaitPidFlag::WNOHANG));
-        }
-        log::debug!("process {init} has ended");
         if !after.keep {
             self.delete_after_run(&created.record)?;
         }

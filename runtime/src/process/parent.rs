@@ -65,6 +65,7 @@ pub fn make(order: &Order<'_>) -> anyhow::Result<Made> {
     let entrance = order.site.cgroups.cgroup.as_ref().map(|cgroup| cgroup.entrance(false));
     let entrance = entrance.transpose()?;
     let init = spawn(order, Ends { parent: to_parent, server: to_server, listener, entrance })?;
+    log::debug!("init is process {}", init.pid);
     let mut made = Made { init, server: None, console: None, channel, keep: false };
     made.equip(order, to_init)?;
     made.channel.send(&ToInit::Go).or_else(|error| made.explain(error))?;
@@ -204,7 +205,9 @@ impl Made {
         if let (Some(layers), Some(to_init)) = (&order.plan.root.overlay, to_init) {
             let namespace = order.site.own_user_namespace.then(|| self.user_namespace());
             let namespace = namespace.transpose()?;
-            self.server = Some(server::spawn(layers, namespace.as_ref(), &to_init)?);
+            let server = server::spawn(layers, namespace.as_ref(), &to_init)?;
+            log::debug!("the overlay's server is process {server}");
+            self.server = Some(server);
         }
         Ok(())
     }
@@ -284,6 +287,7 @@ impl Drop for Made {
 
 fn run_hooks(order: &Order<'_>, init: Pid) -> anyhow::Result<()> {
     let state = order.site.state.json(Status::Creating, init)?;
+    log::debug!("run the hooks of the runtime's namespaces");
     let all = &order.plan.hooks;
     let run = |list: &Option<Vec<Hook>>, kind| {
         hooks::run(list.as_deref().unwrap_or_default(), kind, &state, &order.site.state.bundle)
