@@ -24,6 +24,7 @@
 //!
 //! A lock is taken only while those with larger numbers are free.
 
+mod awake;
 mod config;
 mod device;
 mod format;

@@ -18,6 +18,7 @@ use fuser::{
 use nix::dir::Type;
 use nix::errno::Errno;
 
+use crate::awake::Awake;
 use crate::inode::Ino;
 use crate::layer::type_of_mode;
 use crate::tree::{
@@ -43,11 +44,18 @@ pub(crate) struct Server {
     tree: Tree,
     writeback: bool,
     messenger: Messenger,
+    awake: Awake,
 }
 
 impl Server {
     pub(crate) fn new(tree: Tree, writeback: bool, messenger: Messenger) -> Self {
-        Self { tree, writeback, messenger }
+        Self { tree, writeback, messenger, awake: Awake::start() }
+    }
+
+    /// The tree, for the request that has just come.
+    fn tree(&self) -> &Tree {
+        self.awake.note_request();
+        &self.tree
     }
 
     /// Makes the kernel ask for the permissions again where a write has changed them: it would go
@@ -73,7 +81,7 @@ impl Filesystem for Server {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.tree.lookup(ino(parent), name) {
+        match self.tree().lookup(ino(parent), name) {
             Ok(attr) => reply.entry(&FOREVER, &to_wire(&attr), GENERATION),
             // Node 0 is how the kernel is told to remember that there is nothing.
             Err(Errno::ENOENT) => reply.entry(&FOREVER, &NOTHING, GENERATION),
@@ -82,7 +90,7 @@ impl Filesystem for Server {
     }
 
     fn forget(&self, _request: &Request, node: INodeNo, count: u64) {
-        self.tree.forget(ino(node), count);
+        self.tree().forget(ino(node), count);
     }
 
     fn getattr(
@@ -92,7 +100,7 @@ impl Filesystem for Server {
         _handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        reply_attr("getattr", self.tree.attr(ino(node)), reply);
+        reply_attr("getattr", self.tree().attr(ino(node)), reply);
     }
 
     fn setattr(
@@ -115,11 +123,11 @@ impl Filesystem for Server {
     ) {
         let (accessed, modified) = (accessed.map(from_wire_time), modified.map(from_wire_time));
         let changes = Changes { mode, uid, gid, size, accessed, modified };
-        reply_attr("setattr", self.tree.set_attr(ino(node), &changes), reply);
+        reply_attr("setattr", self.tree().set_attr(ino(node), &changes), reply);
     }
 
     fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
-        match self.tree.read_link(ino(node)) {
+        match self.tree().read_link(ino(node)) {
             Ok(target) => reply.data(target.as_bytes()),
             Err(errno) => reply.error(failed("readlink", errno)),
         }
@@ -139,7 +147,7 @@ impl Filesystem for Server {
             Type::File => Kind::File,
             _ => Kind::Node { kind: mode, device },
         };
-        let made = self.tree.make(ino(parent), name, what, mode, &asker(request, umask));
+        let made = self.tree().make(ino(parent), name, what, mode, &asker(request, umask));
         reply_entry("mknod", made, reply);
     }
 
@@ -152,7 +160,7 @@ impl Filesystem for Server {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.tree.make(ino(parent), name, Kind::Folder, mode, &asker(request, umask));
+        let made = self.tree().make(ino(parent), name, Kind::Folder, mode, &asker(request, umask));
         reply_entry("mkdir", made, reply);
     }
 
@@ -165,7 +173,7 @@ impl Filesystem for Server {
         reply: ReplyEntry,
     ) {
         let what = Kind::Symlink(target.as_os_str());
-        let made = self.tree.make(ino(parent), name, what, 0o777, &asker(request, 0));
+        let made = self.tree().make(ino(parent), name, what, 0o777, &asker(request, 0));
         reply_entry("symlink", made, reply);
     }
 
@@ -177,15 +185,15 @@ impl Filesystem for Server {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
-        reply_entry("link", self.tree.link(ino(node), ino(parent), name), reply);
+        reply_entry("link", self.tree().link(ino(node), ino(parent), name), reply);
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty("unlink", self.tree.unlink(ino(parent), name), reply);
+        reply_empty("unlink", self.tree().unlink(ino(parent), name), reply);
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty("rmdir", self.tree.remove_folder(ino(parent), name), reply);
+        reply_empty("rmdir", self.tree().remove_folder(ino(parent), name), reply);
     }
 
     fn rename(
@@ -199,7 +207,7 @@ impl Filesystem for Server {
         reply: ReplyEmpty,
     ) {
         let done = exchange(flags).and_then(|exchange| {
-            self.tree.rename(ino(parent), name, ino(new_parent), new_name, exchange)
+            self.tree().rename(ino(parent), name, ino(new_parent), new_name, exchange)
         });
         reply_empty("rename", done, reply);
     }
@@ -240,7 +248,7 @@ impl Filesystem for Server {
                 buffer.resize(size, 0);
             }
             let room = buffer.get_mut(..size).unwrap_or_default();
-            match self.tree.read(ino(node), offset, room) {
+            match self.tree().read(ino(node), offset, room) {
                 Ok(filled) => reply.data(room.get(..filled).unwrap_or_default()),
                 Err(errno) => reply.error(failed("read", errno)),
             }
@@ -260,7 +268,7 @@ impl Filesystem for Server {
         reply: ReplyWrite,
     ) {
         let clears_set_id = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let written = self.tree.write(ino(node), offset, data, clears_set_id);
+        let written = self.tree().write(ino(node), offset, data, clears_set_id);
         reply_written("write", self.note(node, written), reply);
     }
 
@@ -283,7 +291,7 @@ impl Filesystem for Server {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        reply_empty("fsync", self.tree.sync(ino(node), data_only), reply);
+        reply_empty("fsync", self.tree().sync(ino(node), data_only), reply);
     }
 
     /// Listings keep their place by cookies that survive any change, so that they need no state.
@@ -299,7 +307,7 @@ impl Filesystem for Server {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let listed = self.tree.list(ino(node), offset, Wanted::Names, |line: &Listed<'_>| {
+        let listed = self.tree().list(ino(node), offset, Wanted::Names, |line: &Listed<'_>| {
             !reply.add(INodeNo(line.ino.0), line.cookie, wire_kind(line.kind), line.name)
         });
         match listed {
@@ -316,7 +324,7 @@ impl Filesystem for Server {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let listed = self.tree.list(ino(node), offset, Wanted::Metadata, |line| {
+        let listed = self.tree().list(ino(node), offset, Wanted::Metadata, |line| {
             line.attr.is_some_and(|attr| {
                 let (name, wire) = (line.name, to_wire(attr));
                 !reply.add(INodeNo(line.ino.0), line.cookie, name, &FOREVER, &wire, GENERATION)
@@ -336,11 +344,11 @@ impl Filesystem for Server {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        reply_empty("fsyncdir", self.tree.sync_folder(ino(node)), reply);
+        reply_empty("fsyncdir", self.tree().sync_folder(ino(node)), reply);
     }
 
     fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
-        match self.tree.stat_fs() {
+        match self.tree().stat_fs() {
             Ok(stat) => reply.statfs(
                 stat.blocks(),
                 stat.blocks_free(),
@@ -365,7 +373,7 @@ impl Filesystem for Server {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply_empty("setxattr", self.tree.set_xattr(ino(node), name, value, flags), reply);
+        reply_empty("setxattr", self.tree().set_xattr(ino(node), name, value, flags), reply);
     }
 
     fn getxattr(
@@ -376,15 +384,15 @@ impl Filesystem for Server {
         size: u32,
         reply: ReplyXattr,
     ) {
-        reply_xattr("getxattr", self.tree.get_xattr(ino(node), name), size, reply);
+        reply_xattr("getxattr", self.tree().get_xattr(ino(node), name), size, reply);
     }
 
     fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        reply_xattr("listxattr", self.tree.list_xattr(ino(node)), size, reply);
+        reply_xattr("listxattr", self.tree().list_xattr(ino(node)), size, reply);
     }
 
     fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty("removexattr", self.tree.remove_xattr(ino(node), name), reply);
+        reply_empty("removexattr", self.tree().remove_xattr(ino(node), name), reply);
     }
 
     fn fallocate(
@@ -397,7 +405,7 @@ impl Filesystem for Server {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let done = self.tree.allocate(ino(node), mode, offset, length);
+        let done = self.tree().allocate(ino(node), mode, offset, length);
         reply_empty("fallocate", self.note(node, done).map(drop), reply);
     }
 
@@ -410,7 +418,7 @@ impl Filesystem for Server {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        match self.tree.seek(ino(node), offset, whence == libc::SEEK_HOLE) {
+        match self.tree().seek(ino(node), offset, whence == libc::SEEK_HOLE) {
             Ok(offset) => reply.offset(offset),
             Err(errno) => reply.error(failed("lseek", errno)),
         }
@@ -430,7 +438,7 @@ impl Filesystem for Server {
         reply: ReplyWrite,
     ) {
         let (from, to) = ((ino(source), source_offset), (ino(target), target_offset));
-        let copied = self.tree.copy_range(from, to, length);
+        let copied = self.tree().copy_range(from, to, length);
         reply_written("copy_file_range", self.note(target, copied), reply);
     }
 

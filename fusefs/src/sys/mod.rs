@@ -5,5 +5,6 @@ pub(crate) mod copy;
 pub(crate) mod dents;
 pub(crate) mod lock;
 pub(crate) mod mount;
+pub(crate) mod schedule;
 pub(crate) mod stat;
 pub(crate) mod xattr;
