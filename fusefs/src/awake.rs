@@ -4,7 +4,8 @@
 //! do it is halted meanwhile, and to wake it takes longer than the request itself: 25 to 80 µs in
 //! a virtual machine. So while there are many requests one thread for each processor spins, in the
 //! scheduler's idle class, which gives way to everything else (`SCHED_IDLE`, sched(7)); soon
-//! after the last request they sleep, and an idle mount costs nothing.
+//! after the last request they sleep, and an idle mount costs nothing. On a machine that has other
+//! work no processor is halted: there they only would be in the way, and are not woken.
 
 use std::hint;
 use std::sync::Arc;
@@ -22,6 +23,13 @@ use crate::sys::schedule;
 const APART: u64 = 500;
 /// Requests without a longer pause before processors are kept awake.
 const RUSH: u32 = 16;
+/// Threads that may want to run while nothing but one client and its server do: the two take turns,
+/// and a client is often a pipe of two programs.
+const ALONE: usize = 2;
+/// How long to leave a busy machine alone, in microseconds.
+const REST: u64 = 500_000;
+/// How often to look whether the machine has become busy, in microseconds.
+const LOOK: u64 = 10_000;
 /// Turns between two looks at the clock.
 const TURNS: u32 = 64;
 /// Processors beyond which none is kept awake. Two were measured: creating and unpacking files took
@@ -45,18 +53,27 @@ struct Watch {
     /// Requests since the last longer pause.
     streak: AtomicU32,
     awake: AtomicBool,
+    /// Until when nothing is kept awake, in microseconds since `start`.
+    rest: AtomicU64,
+    /// When to look again whether we are in the way, in microseconds since `start`.
+    look: AtomicU64,
+    /// How many threads there are.
+    spinning: usize,
 }
 
 impl Awake {
     /// Starts the threads, asleep; none where they would not help.
     pub(crate) fn start() -> Self {
+        let processors = processors();
         let watch = Arc::new(Watch {
             start: Instant::now(),
             last: AtomicU64::new(0),
             streak: AtomicU32::new(0),
             awake: AtomicBool::new(false),
+            rest: AtomicU64::new(0),
+            look: AtomicU64::new(0),
+            spinning: processors.len(),
         });
-        let processors = processors();
         let useful = (2..=MOST_PROCESSORS).contains(&processors.len());
         let spin = |processor: usize| {
             let watch = Arc::clone(&watch);
@@ -75,8 +92,17 @@ impl Awake {
         if apart > APART {
             watch.streak.store(0, Ordering::Relaxed);
         } else if watch.streak.fetch_add(1, Ordering::Relaxed) >= RUSH
-            && !watch.awake.swap(true, Ordering::Release)
+            && now >= watch.rest.load(Ordering::Relaxed)
+            && !watch.awake.load(Ordering::Relaxed)
         {
+            self.wake(now);
+        }
+    }
+
+    fn wake(&self, now: u64) {
+        if wanting_to_run() > ALONE {
+            self.watch.rest.store(now + REST, Ordering::Relaxed);
+        } else if !self.watch.awake.swap(true, Ordering::Release) {
             self.threads.iter().for_each(Thread::unpark);
         }
     }
@@ -85,6 +111,19 @@ impl Awake {
 impl Watch {
     fn now(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether it goes on; from time to time a look whether we are in the way of others by now.
+    fn is_rush(&self) -> bool {
+        let now = self.now();
+        if now >= self.look.load(Ordering::Relaxed) {
+            self.look.store(now + LOOK, Ordering::Relaxed);
+            if wanting_to_run() > ALONE + self.spinning {
+                self.rest.store(now + REST, Ordering::Relaxed);
+                return false;
+            }
+        }
+        now.saturating_sub(self.last.load(Ordering::Relaxed)) <= APART
     }
 
     /// Spins on `processor` whenever requests come close together; never returns.
@@ -99,13 +138,24 @@ impl Watch {
             while !self.awake.load(Ordering::Acquire) {
                 thread::park();
             }
-            while self.now().saturating_sub(self.last.load(Ordering::Relaxed)) <= APART {
+            while self.is_rush() {
                 (0..TURNS).for_each(|_| hint::spin_loop());
             }
             self.streak.store(0, Ordering::Relaxed);
             self.awake.store(false, Ordering::Release);
         }
     }
+}
+
+/// How many threads of the whole machine run or could run now, spinning ones among them (proc(5),
+/// `/proc/loadavg`); very many where that cannot be seen.
+fn wanting_to_run() -> usize {
+    schedule::loadavg().as_deref().and_then(running).unwrap_or(usize::MAX)
+}
+
+/// The first number of the fourth field.
+fn running(loadavg: &str) -> Option<usize> {
+    loadavg.split(' ').nth(3)?.split('/').next()?.parse().ok()
 }
 
 /// The processors that this process may run on.
@@ -122,6 +172,16 @@ mod tests {
 
     /// How long after the last request all threads should sleep again.
     const PATIENCE: Duration = Duration::from_micros(APART * 20);
+
+    #[test]
+    fn the_fourth_field_says_who_wants_to_run() {
+        for (text, expected) in
+            [("0.1 0.2 0.3 2/345 678\n", Some(2)), ("0.1 0.2 0.3", None), ("", None)]
+        {
+            assert_eq!(running(text), expected, "{text:?}");
+        }
+        assert!(wanting_to_run() >= 1, "this thread runs");
+    }
 
     #[test]
     fn only_a_rush_keeps_processors_awake() {

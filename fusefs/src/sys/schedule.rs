@@ -1,6 +1,17 @@
 //! The scheduler's class of a thread.
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+
+/// The text of `/proc/loadavg`; nothing where that cannot be read.
+pub(crate) fn loadavg() -> Option<String> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let file = open("/proc/loadavg", flags, Mode::empty()).ok()?;
+    let mut text = [0; 128];
+    let length = nix::unistd::read(&file, &mut text).ok()?;
+    Some(String::from_utf8_lossy(text.get(..length)?).into_owned())
+}
 
 /// Puts the calling thread into the class that runs only when a processor has nothing else to do
 /// (`SCHED_IDLE`).
