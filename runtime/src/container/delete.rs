@@ -158,7 +158,7 @@ fn end_process(pid: Pid, pidfd: BorrowedFd<'_>) -> anyhow::Result<()> {
 /// Waits until the overlay's server has seen the end of its mount; then ends it.
 fn end_server(server: ProcessIdentity) -> anyhow::Result<()> {
     let Ok(pidfd) = pidfd_open(server.pid()) else { return Ok(()) };
-    if !server.is_alive() || has_ended(pidfd.as_fd(), SERVER_PATIENCE)? {
+    if !server.is_there() || has_ended(pidfd.as_fd(), SERVER_PATIENCE)? {
         return Ok(());
     }
     log::warn!("the overlay's server {} did not end with its mount: killing it", server.pid);

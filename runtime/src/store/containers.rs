@@ -46,6 +46,14 @@ impl ProcessIdentity {
         Self::of(self.pid()).is_ok_and(|now| now == self)
     }
 
+    /// Whether the number is still its own, if only because something of it has yet to end: while a
+    /// first thread is dead already, others may run.
+    #[must_use]
+    pub fn is_there(self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        state_and_start(&stat).is_some_and(|(_, start_time)| start_time == self.start_time)
+    }
+
     /// Its number.
     #[must_use]
     pub fn pid(self) -> Pid {
@@ -55,14 +63,15 @@ impl ProcessIdentity {
 
 /// The start time in the text of `/proc/PID/stat`, unless the process is dead.
 fn alive_since(stat: &str) -> Option<u64> {
+    let (state, start_time) = state_and_start(stat)?;
+    (!matches!(state, "Z" | "X" | "x")).then_some(start_time)
+}
+
+fn state_and_start(stat: &str) -> Option<(&str, u64)> {
     // The command's name may hold anything, closing parentheses too: only the last one counts.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X" | "x") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    Some((fields.next()?, fields.nth(18)?.parse().ok()?))
 }
 
 /// What is known of a container (`state.json`).
@@ -404,7 +413,7 @@ mod tests {
     #[test]
     fn this_process_is_alive_and_an_older_one_of_its_number_is_not() {
         let own = ProcessIdentity::of(nix::unistd::getpid()).unwrap();
-        assert!(own.is_alive());
+        assert!(own.is_alive() && own.is_there());
         assert!(!ProcessIdentity { start_time: own.start_time + 1, ..own }.is_alive());
     }
 }
