@@ -484,17 +484,16 @@ fn asker(request: &Request, umask: u32) -> Asker {
     Asker { uid: request.uid(), gid: request.gid(), umask }
 }
 
-/// What to do about a target that exists. A whiteout left by a rename would hide the name inside,
-/// where it should be seen: refused, as by kernel overlayfs.
+/// What a rename leaves behind. The kernel refuses other flags, and `RENAME_EXCHANGE` beside them.
 fn exchange(flags: RenameFlags) -> nix::Result<Exchange> {
-    if flags.is_empty() {
-        Ok(Exchange::Replace)
-    } else if flags == RenameFlags::RENAME_NOREPLACE {
-        Ok(Exchange::Refuse)
-    } else if flags == RenameFlags::RENAME_EXCHANGE {
-        Ok(Exchange::Swap)
-    } else {
-        Err(Errno::EINVAL)
+    let (no_replace, whiteout) = (RenameFlags::RENAME_NOREPLACE, RenameFlags::RENAME_WHITEOUT);
+    match flags {
+        RenameFlags::RENAME_EXCHANGE => Ok(Exchange::Swap),
+        flags if flags.is_empty() => Ok(Exchange::Replace),
+        flags if flags == no_replace => Ok(Exchange::Refuse),
+        flags if flags == whiteout => Ok(Exchange::Whiteout),
+        flags if flags == no_replace | whiteout => Ok(Exchange::RefuseOrWhiteout),
+        _ => Err(Errno::EINVAL),
     }
 }
 

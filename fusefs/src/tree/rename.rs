@@ -13,15 +13,32 @@ use crate::layer::LayerIndex;
 use crate::layer::stack::Name;
 use crate::upper::UpperFolder;
 
-/// What becomes of something that has the new name already.
+/// What a rename leaves behind: something that has the new name already, and the old name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exchange {
-    /// It is replaced.
+    /// What has the new name is replaced.
     Replace,
-    /// The rename fails (`RENAME_NOREPLACE`).
+    /// The rename fails if something has the new name (`RENAME_NOREPLACE`).
     Refuse,
-    /// It gets the old name (`RENAME_EXCHANGE`).
+    /// What has the new name gets the old one (`RENAME_EXCHANGE`).
     Swap,
+    /// Like `Replace`, and a whiteout takes the old name in the upper directory (`RENAME_WHITEOUT`).
+    /// In this tree it is seen as what it means: nothing is there.
+    Whiteout,
+    /// Like `Refuse`, with the whiteout (`RENAME_NOREPLACE | RENAME_WHITEOUT`).
+    RefuseOrWhiteout,
+}
+
+impl Exchange {
+    /// Whether something that has the new name stays.
+    fn refuses(self) -> bool {
+        matches!(self, Self::Refuse | Self::RefuseOrWhiteout)
+    }
+
+    /// Whether the old name is to have a whiteout, needed or not.
+    fn wants_whiteout(self) -> bool {
+        matches!(self, Self::Whiteout | Self::RefuseOrWhiteout)
+    }
 }
 
 /// A name in a directory.
@@ -29,6 +46,8 @@ pub enum Exchange {
 struct At<'a> {
     parent: Ino,
     name: &'a OsStr,
+    /// Whether a whiteout is wanted here when the name has gone.
+    whiteout: bool,
 }
 
 impl Tree {
@@ -48,7 +67,8 @@ impl Tree {
         new_name: &OsStr,
         exchange: Exchange,
     ) -> nix::Result<()> {
-        let (from, to) = (At { parent, name }, At { parent: new_parent, name: new_name });
+        let from = At { parent, name, whiteout: exchange.wants_whiteout() };
+        let to = At { parent: new_parent, name: new_name, whiteout: false };
         let moved = self.state().admit_both(from, to, exchange)?;
         self.copy_up_file(moved)?;
         if exchange == Exchange::Swap {
@@ -74,7 +94,7 @@ impl Tree {
 struct Moving {
     ino: Ino,
     kind: Type,
-    /// Whether the old place must keep a whiteout.
+    /// Whether the old place gets a whiteout.
     leaves_whiteout: bool,
 }
 
@@ -85,12 +105,12 @@ impl State {
         check_new_name(to.name)?;
         let moved = self.admit(from.parent, from.name)?;
         self.require_movable(from)?;
-        match (self.entry(to.parent, to.name).map(|entry| entry.kind), exchange) {
-            (Ok(_), Exchange::Refuse) => Err(Errno::EEXIST),
-            (Ok(_), Exchange::Swap) => self.require_movable(to).map(|()| moved),
-            (Ok(_), Exchange::Replace) | (Err(Errno::ENOENT), Exchange::Refuse) => Ok(moved),
-            (Err(Errno::ENOENT), Exchange::Replace) => Ok(moved),
-            (Err(errno), _) => Err(errno),
+        match self.entry(to.parent, to.name).map(|entry| entry.kind) {
+            Ok(_) if exchange.refuses() => Err(Errno::EEXIST),
+            Ok(_) if exchange == Exchange::Swap => self.require_movable(to).map(|()| moved),
+            Err(Errno::ENOENT) if exchange != Exchange::Swap => Ok(moved),
+            Ok(_) => Ok(moved),
+            Err(errno) => Err(errno),
         }
     }
 
@@ -120,7 +140,7 @@ impl State {
             return self.swap(from, to);
         }
         match target {
-            Some(_) if exchange == Exchange::Refuse => Err(Errno::EEXIST),
+            Some(_) if exchange.refuses() => Err(Errno::EEXIST),
             Some(target) => self.replace(from, to, target),
             None => {
                 let over = self.opened(to.parent)?.listing.whiteouts.contains(to.name);
@@ -202,7 +222,8 @@ impl State {
         let source = self.raise_folder(from.parent)?;
         let folder = self.raise_folder(to.parent)?;
         let entry = self.entry(from.parent, from.name)?;
-        let moving = Moving { ino: entry.ino, kind: entry.kind, leaves_whiteout: entry.covers };
+        let leaves_whiteout = entry.covers || from.whiteout;
+        let moving = Moving { ino: entry.ino, kind: entry.kind, leaves_whiteout };
         if moving.kind == Type::Directory && covers {
             self.upper()?.make_opaque(&source, from.name)?;
         }

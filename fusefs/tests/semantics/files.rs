@@ -100,7 +100,7 @@ fn open_files_outlive_their_names() {
 }
 
 #[test]
-fn renames_take_the_flags_that_overlayfs_takes() {
+fn renames_take_every_flag() {
     everywhere(|_, stage| {
         let layers = Layers::new(stage, 1);
         for name in ["a", "b", "d/f"] {
@@ -114,9 +114,52 @@ fn renames_take_the_flags_that_overlayfs_takes() {
         rename("a", "c", RenameFlags::RENAME_NOREPLACE).unwrap();
         rename("c", "b", RenameFlags::RENAME_EXCHANGE).unwrap();
         assert_eq!((mounted.read("b"), mounted.read("c")), ("a".into(), "b".into()));
-        assert_eq!(rename("b", "x", RenameFlags::RENAME_WHITEOUT), Err(Errno::EINVAL));
         assert_eq!(rename("d", "e", RenameFlags::empty()), Err(Errno::EXDEV));
         assert_eq!(names(mounted.root()), ["b", "c", "d"]);
+        mounted.unmount();
+    });
+}
+
+#[test]
+fn a_rename_may_leave_a_whiteout() {
+    everywhere(|_, stage| {
+        let layers = Layers::new(stage, 1);
+        layers.file(1, "lower", "lower");
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        fs::create_dir(mounted.path("d")).unwrap();
+        fs::create_dir(mounted.path("moved")).unwrap();
+        for name in ["d/a", "d/b", "d/c"] {
+            fs::write(mounted.path(name), name).unwrap();
+        }
+        let rename = |from: &str, to: &str, flags| {
+            renameat2(AT_FDCWD, &mounted.path(from), AT_FDCWD, &mounted.path(to), flags)
+        };
+        let whiteout = RenameFlags::RENAME_WHITEOUT;
+        let unless_there = whiteout | RenameFlags::RENAME_NOREPLACE;
+        assert_eq!(rename("d/a", "d/b", unless_there), Err(Errno::EEXIST));
+        rename("d/a", "d/b", whiteout).unwrap();
+        rename("d/c", "e", unless_there).unwrap();
+        rename("lower", "d/lower", whiteout).unwrap();
+        rename("moved", "d/moved", whiteout).unwrap();
+        let check = |mounted: &Mounted| {
+            assert_eq!(names(mounted.root()), ["d", "e"]);
+            assert_eq!(names(&mounted.path("d")), ["b", "lower", "moved"]);
+            assert_eq!((mounted.read("d/b"), mounted.read("e")), ("d/a".into(), "d/c".into()));
+        };
+        check(&mounted);
+        mounted.unmount();
+
+        for name in ["d/a", "d/c", "lower", "moved"] {
+            let found = fs::symlink_metadata(layers.upper().join(name)).unwrap();
+            assert!(found.file_type().is_char_device() && found.rdev() == 0, "{name}");
+        }
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        check(&mounted);
+        fs::write(mounted.path("d/a"), "again").unwrap();
+        fs::create_dir(mounted.path("moved")).unwrap();
+        assert_eq!(mounted.read("d/a"), "again");
+        fs::remove_dir_all(mounted.path("d")).unwrap();
+        assert_eq!(names(mounted.root()), ["e", "moved"]);
         mounted.unmount();
     });
 }
