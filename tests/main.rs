@@ -11,6 +11,7 @@ mod cgroups;
 mod cli;
 mod concurrent;
 mod exec;
+mod keyring;
 mod lifecycle;
 mod namespaces;
 mod overlay;

@@ -1,6 +1,5 @@
 //! Create: from a bundle to a container that waits for its start.
 
-use std::ffi::CString;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -20,7 +19,7 @@ use crate::container::{Cgroups, ContainerId, Runtime};
 use crate::host;
 use crate::plan::{self, Given, Plan, overlay};
 use crate::process::parent::{self, Made, Order, write_pid_file};
-use crate::process::{Site, StateOfHooks};
+use crate::process::{Site, StateOfHooks, keyring};
 use crate::rootfs::cgroup::CgroupView;
 use crate::store::containers::{Entry, ProcessIdentity, Record};
 use crate::store::layers::KeptLayer;
@@ -183,7 +182,7 @@ impl Runtime {
             directory: entry.path(),
             first_closed: FIRST + request.preserve_fds,
             own_user_namespace: plan.namespaces.has(CloneFlags::CLONE_NEWUSER),
-            keyring: keyring(&request.id)?,
+            keyring: keyring::name(&request.id)?,
             cgroups,
             state: state.clone(),
         };
@@ -252,6 +251,7 @@ impl Runtime {
             cgroup: site.cgroups.cgroup.clone(),
             server: made.server.map(ProcessIdentity::of).transpose()?,
             own_user_namespace: site.own_user_namespace,
+            own_keyring: plan.new_keyring,
             own_pid_namespace: plan.namespaces.makes(CloneFlags::CLONE_NEWPID),
             mount_namespace: mount_namespace(made.init.pid),
         })
@@ -355,15 +355,6 @@ fn state_of_hooks(bundle: &Bundle, id: &ContainerId) -> StateOfHooks {
         bundle: bundle.dir.clone(),
         annotations: bundle.spec.annotations().clone().unwrap_or_default(),
     }
-}
-
-/// The name of the session keyring of `id`, as runc calls it.
-///
-/// # Errors
-///
-/// Never: a container's name holds no NUL.
-pub fn keyring(id: &ContainerId) -> anyhow::Result<CString> {
-    Ok(CString::new(format!("_ses.{id}"))?)
 }
 
 fn hand_on_console(made: &mut Made, request: &Request) -> anyhow::Result<()> {

@@ -9,11 +9,11 @@ use rrun_spec::oci::{Capability, LinuxCapabilities, Process, Spec};
 
 use crate::confine::capabilities::Available;
 use crate::console;
-use crate::container::create::keyring;
 use crate::container::{Action, ContainerId, Runtime, Status};
 use crate::namespaces::Namespaces;
 use crate::plan::identity::{Means, Program, no_capabilities};
 use crate::process::guest::{self, Made, Order};
+use crate::process::keyring;
 use crate::process::parent::write_pid_file;
 use crate::store::containers::Record;
 
@@ -76,7 +76,7 @@ impl Runtime {
             init: init.as_fd(),
             namespaces: namespaces(&spec, &record),
             cgroup: record.cgroup.as_ref(),
-            keyring: keyring(id)?,
+            keyring: record.own_keyring.then(|| keyring::name(id)).transpose()?,
             first_closed: FIRST + request.preserve_fds,
         })?;
         if let Some(socket) = &request.console_socket {

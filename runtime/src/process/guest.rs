@@ -6,7 +6,6 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
-use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
@@ -20,10 +19,11 @@ use crate::plan::identity::Program;
 use crate::process::channel::{Channel, Gone, pair};
 use crate::process::enter;
 use crate::process::init::{become_root, expect, set_oom_score};
+use crate::process::keyring;
 use crate::process::parent::usher;
 use crate::process::protocol::{ToInit, ToParent};
 use crate::sys::process::{
-    Child, Clone, close_all_but, join_namespaces, join_session_keyring, pidfd_signal, reset_signals,
+    Child, Clone, close_all_but, join_namespaces, pidfd_signal, reset_signals,
 };
 
 /// The process to be made.
@@ -37,8 +37,8 @@ pub struct Order<'a> {
     pub namespaces: CloneFlags,
     /// The container's cgroups.
     pub cgroup: Option<&'a Cgroup>,
-    /// The name of the container's session keyring.
-    pub keyring: CString,
+    /// The name of the container's session keyring, if it has one of its own.
+    pub keyring: Option<CString>,
     /// The first descriptor that the program does not get.
     pub first_closed: u32,
 }
@@ -138,10 +138,8 @@ fn set_up(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> anyhow::Resu
     if let Some(value) = order.program.oom_score_adj {
         set_oom_score(value)?;
     }
-    match join_session_keyring(&order.keyring) {
-        // None in this kernel, or the container has none of its own.
-        Err(Errno::ENOSYS | Errno::EACCES | Errno::EDQUOT) => {}
-        result => result.context("join the container's session keyring")?,
+    if let Some(name) = &order.keyring {
+        keyring::join(name)?;
     }
     if order.program.terminal {
         terminal(order, parent)?;

@@ -21,10 +21,11 @@ use crate::plan::Plan;
 use crate::process::Site;
 use crate::process::channel::{Channel, Gone};
 use crate::process::enter;
+use crate::process::keyring;
 use crate::process::protocol::{FromServer, ToInit, ToParent, ToServer};
 use crate::rootfs::{self, Materials, paths::Root};
 use crate::sys::network;
-use crate::sys::process::{close_all_but, join_session_keyring, reset_signals};
+use crate::sys::process::{close_all_but, reset_signals};
 
 /// Init's ends of its conversations.
 #[derive(Debug)]
@@ -108,7 +109,7 @@ fn take_namespaces(plan: &Plan, site: &Site<'_>) -> anyhow::Result<()> {
     // Nobody inside may look into this process before it is the program.
     prctl::set_dumpable(false).context("become undumpable")?;
     if plan.new_keyring {
-        join_keyring(site)?;
+        keyring::join(&site.keyring)?;
     }
     if plan.namespaces.makes(CloneFlags::CLONE_NEWCGROUP) {
         unshare(CloneFlags::CLONE_NEWCGROUP).context("make a cgroup namespace")?;
@@ -156,18 +157,6 @@ pub fn set_oom_score(value: i32) -> anyhow::Result<()> {
         return Ok(());
     }
     Err(error).with_context(|| format!("/process/oomScoreAdj: set {value}"))
-}
-
-/// Joins the session keyring of the container; kernels without key retention have none.
-///
-/// # Errors
-///
-/// Those of `keyctl(2)`.
-pub fn join_keyring(site: &Site<'_>) -> anyhow::Result<()> {
-    match join_session_keyring(&site.keyring) {
-        Err(Errno::ENOSYS) => Ok(()),
-        result => result.context("join the session keyring (--no-new-keyring leaves it out)"),
-    }
 }
 
 fn run_hooks(

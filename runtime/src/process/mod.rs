@@ -19,6 +19,7 @@ pub mod channel;
 pub mod enter;
 pub mod guest;
 pub mod init;
+pub mod keyring;
 pub mod parent;
 pub mod protocol;
 pub mod server;

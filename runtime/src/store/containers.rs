@@ -99,6 +99,8 @@ pub struct Record {
     pub server: Option<ProcessIdentity>,
     /// Whether its user namespace is another than that of the command that created it.
     pub own_user_namespace: bool,
+    /// Whether its processes have a session keyring of their own.
+    pub own_keyring: bool,
     /// Whether it has a process namespace of its own, whose end ends every process.
     pub own_pid_namespace: bool,
     /// The identity of its mount namespace, which is always its own (namespaces(7)).

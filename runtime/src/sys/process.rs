@@ -203,16 +203,56 @@ pub fn reset_signals() -> Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
-/// Leaves the caller's session keyring for a new one of the given name (`keyctl(2)`).
+/// The number of a key or keyring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key(i64);
+
+impl Key {
+    /// `KEY_SPEC_SESSION_KEYRING`: the session keyring of the calling process.
+    pub const SESSION: Self = Self(-3);
+}
+
+/// Leaves the caller's session keyring for the one named `name`, which is made if there is none that
+/// may be searched; without a name always for a new one (`keyctl(2)`).
 ///
 /// # Errors
 ///
 /// `ENOSYS` without key retention in the kernel, `EDQUOT` past the user's quota of keys.
-pub fn join_session_keyring(name: &CStr) -> Result<()> {
-    // SAFETY: `name` ends with NUL and outlives the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr())
-    };
+pub fn join_session_keyring(name: Option<&CStr>) -> Result<Key> {
+    let name = name.map_or(std::ptr::null(), CStr::as_ptr);
+    // SAFETY: `name` is none, or ends with NUL and outlives the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name) };
+    Errno::result(result).map(Key)
+}
+
+/// What the kernel says of `key`: `type;uid;gid;permissions;description`, the IDs as seen from the
+/// caller's user namespace.
+///
+/// # Errors
+///
+/// `EACCES` if the caller may not look at it.
+pub fn describe_key(key: Key) -> Result<String> {
+    // The longest name of a container and some numbers fit many times.
+    let mut text = [0_u8; 512];
+    let (place, room) = (text.as_mut_ptr(), text.len());
+    // SAFETY: the kernel writes at most `room` bytes to `text`, which outlives the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_DESCRIBE, key.0, place, room) };
+    Errno::result(result)?;
+    let text = CStr::from_bytes_until_nul(&text).map_err(|_too_long| Errno::ENAMETOOLONG)?;
+    Ok(text.to_string_lossy().into_owned())
+}
+
+/// Sets who may do what with `key` (`keyctl_setperm(3)`).
+///
+/// # Errors
+///
+/// `EACCES` if it is another's.
+pub fn set_key_permissions(key: Key, permissions: u32) -> Result<()> {
+    // SAFETY: only numbers are passed.
+    let result =
+        unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_SETPERM, key.0, permissions) };
     Errno::result(result).map(drop)
 }
 
