@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::common::terminal::{ConsoleSocket, Terminal};
-use crate::common::{Bundle, Sandbox, eventually, outcome};
+use crate::common::{Bundle, Outcome, Sandbox, eventually, outcome};
 
 #[test]
 fn the_exit_code_is_the_program_s() {
@@ -288,4 +288,47 @@ fn the_environment_is_the_config_s_alone() {
     names.sort_unstable();
     assert_eq!(names, ["HOME", "PATH", "TERM"], "{outcome}");
     assert!(outcome.stdout.contains("HOME=/root\n"), "from /etc/passwd: {outcome}");
+}
+
+/// Runs `bundle` with `text` on its standard input, which then ends.
+fn fed(sandbox: &Sandbox, bundle: &Bundle, text: &str) -> Outcome {
+    let mut command = sandbox.command(&["run", "--bundle", bundle.as_str(), &sandbox.id("fed")]);
+    let mut run = outcome::spawn(command.stdin(Stdio::piped()));
+    run.child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    run.wait()
+}
+
+#[test]
+fn a_terminal_s_reader_sees_the_end_of_the_input() {
+    let sandbox = Sandbox::new();
+    let bundle = with_terminal(&sandbox, "stty -echo; echo ready; cat; echo $?");
+    // Nothing is on the standard input of this one.
+    assert_eq!(sandbox.run(&bundle).ok().stdout, "ready\n0\n");
+    assert_eq!(fed(&sandbox, &bundle, "").ok().stdout, "ready\n0\n");
+    let bundle = with_terminal(&sandbox, "exec cat");
+    // Each line is shown by the terminal when it is typed and by the program when it is read.
+    for (text, shown) in [("text\n", "text\ntext\n"), ("no line", "no lineno line"), ("\n", "\n\n")]
+    {
+        assert_eq!(fed(&sandbox, &bundle, text).ok().stdout, shown, "{text:?}");
+    }
+}
+
+#[test]
+fn a_shell_with_a_terminal_ends_with_the_input() {
+    let sandbox = Sandbox::new();
+    let bundle = with_terminal(&sandbox, "exec sh");
+    sandbox.run(&bundle).ok();
+    let outcome = fed(&sandbox, &bundle, "echo $((40 + 2))\n").ok();
+    assert!(outcome.stdout.contains("\n42\n"), "{outcome}");
+}
+
+#[test]
+fn a_closed_standard_input_is_an_empty_one() {
+    let sandbox = Sandbox::new();
+    let bundle = with_terminal(&sandbox, "exec cat");
+    let run = sandbox.command(&["run", "--bundle", bundle.as_str(), &sandbox.id("closed")]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#""$0" "$@" <&-"#]).arg(run.get_program()).args(run.get_args());
+    shell.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    assert_eq!(outcome::spawn(&mut shell).wait().ok().stdout, "");
 }

@@ -8,7 +8,10 @@ use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
-use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{
+    LocalFlags, OutputFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr,
+    tcsetattr,
+};
 use nix::unistd::{read, write};
 
 use crate::sys::terminal;
@@ -147,6 +150,10 @@ impl Stream {
 }
 
 /// Passes bytes between the caller's standard input and output and a master.
+///
+/// A terminal has no end of file that would last, so the end of the caller's input is typed: as the
+/// character that means it. A program that reads a terminal line by line takes it for the end; one that
+/// takes every key for itself, such as a shell that edits lines, gets the key that a person would press.
 #[derive(Debug)]
 pub(super) struct Relay<'a> {
     input: BorrowedFd<'a>,
@@ -154,6 +161,10 @@ pub(super) struct Relay<'a> {
     master: OwnedFd,
     typed: Stream,
     shown: Stream,
+    /// Whether what was typed last ended a line; nothing typed yet is as good.
+    at_line_start: bool,
+    /// Whether the terminal took whole lines when the end was typed; none if it was not yet.
+    end_typed_for_lines: Option<bool>,
 }
 
 impl<'a> Relay<'a> {
@@ -170,8 +181,16 @@ impl<'a> Relay<'a> {
     ) -> Result<Self> {
         fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("set up the terminal")?;
         keep_line_ends(&master)?;
-        let relay =
-            Self { input, output, master, typed: Stream::default(), shown: Stream::default() };
+        let (typed, shown) = (Stream::default(), Stream::default());
+        let relay = Self {
+            input,
+            output,
+            master,
+            typed,
+            shown,
+            at_line_start: true,
+            end_typed_for_lines: None,
+        };
         relay.resize();
         Ok(relay)
     }
@@ -208,14 +227,41 @@ impl<'a> Relay<'a> {
         }
         if master.intersects(PollFlags::POLLIN | over) && self.shown.wants_input() {
             self.shown.fill(self.master.as_fd())?;
+            // The program may have changed the terminal before it wrote this.
+            self.type_end();
         }
         if master.intersects(PollFlags::POLLOUT | over) && self.typed.wants_output() {
             self.typed.flush(self.master.as_fd())?;
         }
         if input.intersects(PollFlags::POLLIN | over) {
             self.typed.fill(self.input)?;
+            if let Some(last) = self.typed.pending.back() {
+                self.at_line_start = matches!(last, b'\n' | b'\r');
+            }
+            self.type_end();
         }
         Ok(())
+    }
+
+    /// Types the end of the caller's input, when it has come: once while the terminal takes whole lines
+    /// and once more when the program has made it take single keys, which turns an end that was not read
+    /// yet into nothing (Linux `n_tty_set_termios()`); and so on.
+    fn type_end(&mut self) {
+        if !self.typed.source_ended || self.typed.sink_ended {
+            return;
+        }
+        // A terminal that has hung up takes nothing any more.
+        let Ok(settings) = tcgetattr(&self.master) else { return };
+        let takes_lines = settings.local_flags.contains(LocalFlags::ICANON);
+        if self.end_typed_for_lines == Some(takes_lines) {
+            return;
+        }
+        let end = settings.control_chars[SpecialCharacterIndices::VEOF as usize];
+        // In the middle of a line the first one only hands over what was typed so far.
+        let times = if takes_lines && !self.at_line_start { 2 } else { 1 };
+        self.typed.pending.extend(std::iter::repeat_n(end, times));
+        self.at_line_start = true;
+        self.end_typed_for_lines = Some(takes_lines);
     }
 
     /// Passes on what the program has written before it ended. The kernel hands out all of that before
