@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::symlinkat;
 use rrun_spec::mount_options::attr;
 
@@ -13,7 +14,7 @@ use crate::confine::cgroup::{Cgroup, Hierarchies, Hierarchy};
 use crate::plan::mounts::MountPlan;
 use crate::rootfs::mounts::{create, make_readonly, place};
 use crate::rootfs::paths::Root;
-use crate::sys::mount::{Attributes, attach, clone_tree, set_attributes};
+use crate::sys::mount::{Attributes, attach, attach_in, clone_tree, set_attributes};
 
 /// The hierarchies of the host, and where in them the container is.
 #[derive(Debug)]
@@ -53,8 +54,9 @@ impl CgroupView {
         for hierarchy in all {
             let name = hierarchy.mount.file_name().context("a hierarchy mounted on /")?;
             let tree = self.tree(hierarchy, plan.attributes.set)?;
-            let below = root.make_directory(&plan.destination.join(name))?;
-            attach(tree.as_fd(), below.as_fd()).context("attach")?;
+            // In a file system that nobody else has seen yet, a name is what we made it.
+            mkdirat(&top, name, Mode::from_bits_truncate(0o755)).context("make a directory")?;
+            attach_in(tree.as_fd(), top.as_fd(), name).context("attach")?;
             for controller in &hierarchy.controllers {
                 link(&top, controller, Path::new(name))?;
             }

@@ -1,6 +1,7 @@
 //! Fills `/dev`: device nodes, made where the kernel lets us and bound from the host elsewhere, and
 //! the usual links.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
@@ -26,13 +27,16 @@ const DEFAULT_DEVICES: [(&str, u64, u64); 6] = [
 
 /// The links that every container has (runtime-spec, "Dev symbolic links"), and runc's `core`.
 const LINKS: [(&str, &str); 6] = [
-    ("/dev/fd", "/proc/self/fd"),
-    ("/dev/stdin", "/proc/self/fd/0"),
-    ("/dev/stdout", "/proc/self/fd/1"),
-    ("/dev/stderr", "/proc/self/fd/2"),
-    ("/dev/core", "/proc/kcore"),
-    ("/dev/ptmx", "pts/ptmx"),
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
+    ("ptmx", "pts/ptmx"),
 ];
+
+/// The directory of the links, and of most devices.
+const DEV: &str = "/dev";
 
 /// Makes the default devices, those of `devices`, and the links.
 ///
@@ -46,28 +50,45 @@ pub fn fill(root: &Root, devices: &[DevicePlan], may_make: bool) -> anyhow::Resu
     let defaults = DEFAULT_DEVICES.iter().filter(|(path, ..)| !named(path));
     let defaults: Vec<_> =
         defaults.map(|(path, major, minor)| default(path, *major, *minor)).collect();
-    for device in defaults.iter().chain(devices) {
-        make(root, device, may_make)
-            .with_context(|| format!("make device {}", device.path.display()))?;
-    }
-    for (path, target) in LINKS {
-        link(root, Path::new(path), target).with_context(|| format!("make link {path}"))?;
-    }
-    Ok(())
+    let directory = root.make_directory(Path::new(DEV))?;
+    let dev = Dev { root, directory: directory.as_fd(), may_make };
+    defaults.iter().chain(devices).try_for_each(|device| {
+        make(&dev, device).with_context(|| format!("make device {}", device.path.display()))
+    })?;
+    LINKS.iter().try_for_each(|(name, target)| {
+        link(dev.directory, name, target).with_context(|| format!("make link {DEV}/{name}"))
+    })
+}
+
+/// Where devices are made.
+struct Dev<'a> {
+    root: &'a Root,
+    /// `/dev` itself, in which most of them lie.
+    directory: BorrowedFd<'a>,
+    may_make: bool,
 }
 
 fn default(path: &str, major: u64, minor: u64) -> DevicePlan {
     DevicePlan { path: path.into(), kind: libc::S_IFCHR, major, minor, mode: 0o666, uid: 0, gid: 0 }
 }
 
-fn make(root: &Root, device: &DevicePlan, may_make: bool) -> anyhow::Result<()> {
-    if may_make || device.kind == libc::S_IFIFO {
-        match make_node(root, device)? {
+fn make(dev: &Dev<'_>, device: &DevicePlan) -> anyhow::Result<()> {
+    if dev.may_make || device.kind == libc::S_IFIFO {
+        let made = match (device.path.parent(), device.path.file_name()) {
+            (Some(parent), Some(name)) if parent == Path::new(DEV) => {
+                make_node(dev.directory, name, device)?
+            }
+            _ => {
+                let (parent, name) = dev.root.make_parent(&device.path)?;
+                make_node(parent.as_fd(), &name, device)?
+            }
+        };
+        match made {
             Made::Yes => return Ok(()),
             Made::Refused | Made::SomethingElseIsThere => {}
         }
     }
-    bind_node(root, device)
+    bind_node(dev.root, device)
 }
 
 enum Made {
@@ -76,16 +97,15 @@ enum Made {
     SomethingElseIsThere,
 }
 
-fn make_node(root: &Root, device: &DevicePlan) -> anyhow::Result<Made> {
-    let (parent, name) = root.make_parent(&device.path)?;
+/// Makes the node `name` in `parent`; a link of that name is something else, and not followed.
+fn make_node(parent: BorrowedFd<'_>, name: &OsStr, device: &DevicePlan) -> anyhow::Result<Made> {
     let kind = SFlag::from_bits_truncate(device.kind);
     let mode = Mode::from_bits_truncate(device.mode);
     let number = makedev(device.major, device.minor);
-    match mknodat(&parent, name.as_os_str(), kind, mode, number) {
+    match mknodat(parent, name, kind, mode, number) {
         Err(Errno::EPERM) => return Ok(Made::Refused),
         Err(Errno::EEXIST) => {
-            let found =
-                nix::sys::stat::fstatat(&parent, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            let found = nix::sys::stat::fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
             let same = found.st_mode & libc::S_IFMT == device.kind && found.st_rdev == number;
             // As it is: it may be a mount of the caller's, and so the host's own node.
             return Ok(if same { Made::Yes } else { Made::SomethingElseIsThere });
@@ -93,9 +113,9 @@ fn make_node(root: &Root, device: &DevicePlan) -> anyhow::Result<Made> {
         result => result?,
     }
     // The mode that mknod gave has lost the bits of the umask; the name was made just now.
-    fchmodat(&parent, name.as_os_str(), mode, FchmodatFlags::FollowSymlink)?;
+    fchmodat(parent, name, mode, FchmodatFlags::FollowSymlink)?;
     let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-    fchownat(&parent, name.as_os_str(), Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    fchownat(parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
     Ok(Made::Yes)
 }
 
@@ -120,23 +140,21 @@ fn verify(node: BorrowedFd<'_>, device: &DevicePlan) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn link(root: &Root, path: &Path, target: &str) -> anyhow::Result<()> {
-    // Our directory, and a name in it: a link in the image is replaced and never followed.
-    let directory = root.make_directory(path.parent().context("want a directory")?)?;
-    let name = path.file_name().context("want a name")?;
-    match symlinkat(target, &directory, name) {
+/// Makes the link `name` in `directory`: one in the image is replaced and never followed.
+fn link(directory: BorrowedFd<'_>, name: &str, target: &str) -> anyhow::Result<()> {
+    match symlinkat(target, directory, name) {
         Err(Errno::EEXIST) => {}
         result => return Ok(result?),
     }
-    if nix::fcntl::readlinkat(&directory, name).is_ok_and(|found| found == target) {
+    if nix::fcntl::readlinkat(directory, name).is_ok_and(|found| found == target) {
         return Ok(());
     }
-    match remove_file(directory.as_fd(), name) {
+    match remove_file(directory, name.as_ref()) {
         // A directory, or a mount of the caller's: it is to be there.
         Err(Errno::EISDIR | Errno::EBUSY | Errno::EPERM) => Ok(()),
         removed => {
             removed?;
-            Ok(symlinkat(target, &directory, name)?)
+            Ok(symlinkat(target, directory, name)?)
         }
     }
 }

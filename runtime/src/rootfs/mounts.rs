@@ -82,14 +82,15 @@ type Options = [(String, Option<String>)];
 
 fn new(root: &Root, plan: &MountPlan, new: &NewMount) -> anyhow::Result<()> {
     let fstype = new.fstype.as_str();
-    let hidden = root.open(&plan.destination);
+    // What a tmpfs is going to hide: it takes after it. A directory made now is nothing to take after.
+    let hidden = (fstype == "tmpfs").then(|| root.open(&plan.destination).ok()).flatten();
     let plain = matches!(fstype, "proc" | "sysfs");
     let target =
         if plain { plain_directory(root, plan)? } else { root.make_directory(&plan.destination)? };
     match create(fstype, &new.source, &new.options, early_attributes(plan)) {
         Ok(mount) => {
             verify(fstype, mount.as_fd())?;
-            if let (Ok(hidden), "tmpfs") = (hidden, fstype) {
+            if let Some(hidden) = hidden {
                 resemble(mount.as_fd(), hidden.as_fd(), new)?;
             }
             attach(mount.as_fd(), target.as_fd()).context("attach")?;

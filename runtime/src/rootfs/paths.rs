@@ -78,6 +78,9 @@ impl Root {
             Err(Errno::ENOENT) => {}
             found => return found.with_context(|| format!("open {}", path.display())),
         }
+        if let Some(made) = self.make_directory_in_existing(path) {
+            return Ok(made);
+        }
         let (parent, name) = self.make_parent(path)?;
         match mkdirat(&parent, name.as_os_str(), DIRECTORY_MODE) {
             Ok(()) | Err(Errno::EEXIST) => {}
@@ -85,6 +88,14 @@ impl Root {
         }
         open_beneath(&parent, &name, OFlag::O_PATH | OFlag::O_DIRECTORY)
             .with_context(|| format!("open {}", path.display()))
+    }
+
+    /// The usual case of [`Self::make_directory`]: only the last name is missing, and it is no link.
+    fn make_directory_in_existing(&self, path: &Path) -> Option<OwnedFd> {
+        let Some(Component::Normal(name)) = path.components().next_back() else { return None };
+        let parent = self.open_as(path.parent()?, OFlag::O_PATH | OFlag::O_DIRECTORY).ok()?;
+        mkdirat(&parent, name, DIRECTORY_MODE).ok()?;
+        open_beneath(&parent, name, OFlag::O_PATH | OFlag::O_DIRECTORY).ok()
     }
 
     /// Opens the file `path`; if it is missing, an empty one is made.

@@ -139,6 +139,33 @@ pub fn attach(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     Errno::result(result).map(drop)
 }
 
+/// Attaches the detached mount `from` on `name`, which lies in `directory` and is no symbolic link.
+///
+/// # Errors
+///
+/// Those of [`attach`]; `ENOENT` if there is nothing of that name.
+pub fn attach_in<P: NixPath + ?Sized>(
+    from: BorrowedFd<'_>,
+    directory: BorrowedFd<'_>,
+    name: &P,
+) -> Result<()> {
+    let result = name.with_nix_path(|name| {
+        // SAFETY: both paths end with NUL and outlive the call. Without MOVE_MOUNT_T_SYMLINKS a link
+        // is not followed.
+        unsafe {
+            libc::syscall(
+                libc::SYS_move_mount,
+                from.as_raw_fd(),
+                c"".as_ptr(),
+                directory.as_raw_fd(),
+                name.as_ptr(),
+                libc::MOVE_MOUNT_F_EMPTY_PATH,
+            )
+        }
+    })?;
+    Errno::result(result).map(drop)
+}
+
 /// What `mount_setattr(2)` is to change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Attributes {
