@@ -5,11 +5,13 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use rrun::cli::Command;
+use rrun::sys::seal::seal_early;
 
 /// The exit code for a command line that cannot be understood, as runc's.
 const MISUSED: u8 = 1;
 
 fn main() -> ExitCode {
+    seal_early();
     let command = match Command::try_parse() {
         Ok(command) => command,
         Err(error) if error.use_stderr() => {

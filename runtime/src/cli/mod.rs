@@ -95,21 +95,38 @@ enum Rootless {
     False,
 }
 
+// A verb's arguments are described only when it is the one that was given; this line on each is what
+// the list of verbs shows.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Verb {
+    /// Create a container
     Create(create::Create),
+    /// Start a created container
     Start(start::Start),
+    /// Show the state of a container, as JSON
     State(state::State),
+    /// Send a signal to a container
     Kill(kill::Kill),
+    /// Delete a container
     Delete(delete::Delete),
+    /// Create and start a container
     Run(run::Run),
+    /// Run a program in a container
     Exec(exec::Exec),
+    /// Stop every process of a container where it is
     Pause(pause::Pause),
+    /// Let the processes of a paused container go on
     Resume(resume::Resume),
+    /// List the containers
     List(list::List),
+    /// Show the processes of a container
     Ps(ps::Ps),
+    /// Write a new config.json
     Spec(spec::Spec),
+    /// Show what this runtime supports, as JSON
     Features(features::Features),
+    /// Mount layers as one tree, in the caller's user and mount namespace
     Overlay(overlay::Overlay),
 }
 
@@ -211,6 +228,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         <Command as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_says_what_it_does() {
+        let mut command = <Command as clap::CommandFactory>::command();
+        let listed: Vec<_> = command
+            .get_subcommands()
+            .map(|verb| (verb.get_name().to_owned(), verb.get_about().map(ToString::to_string)))
+            .collect();
+        command.build();
+        for (verb, about) in listed {
+            let built = command.find_subcommand(&verb).unwrap();
+            assert!(about.is_some(), "{verb}: put its first line on the variant of Verb, too");
+            assert_eq!(about, built.get_about().map(ToString::to_string), "{verb}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::Result;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, SealFlag, fcntl};
@@ -32,6 +33,22 @@ const PROGRAM: &str = "/proc/self/exe";
 /// The variable that tells the new program that it is the safe one; that is not taken on trust.
 const SEALED: &CStr = c"_RRUN_SEALED=1";
 
+/// Whether [`ensure_sealed`] has looked already.
+static SAFE: AtomicBool = AtomicBool::new(false);
+
+/// Verbs whose processes enter a container.
+const ENTERING: [&str; 4] = ["create", "run", "exec", "restore"];
+
+/// Does what [`ensure_sealed`] does if the command line looks as if a process of ours will enter a
+/// container: to begin again costs least before anything else was done.
+///
+/// What is missed here, or fails, the verb itself finds.
+pub fn seal_early() {
+    if std::env::args_os().skip(1).any(|argument| ENTERING.iter().any(|verb| argument == *verb)) {
+        let _tried_again_by_the_verb = ensure_sealed();
+    }
+}
+
 /// Returns if nobody in a container could overwrite this program's file; else goes on, from the
 /// beginning, as a copy of which that is true.
 ///
@@ -39,9 +56,13 @@ const SEALED: &CStr = c"_RRUN_SEALED=1";
 ///
 /// Those of `memfd_create(2)`, `sendfile(2)` and `execve(2)`.
 pub fn ensure_sealed() -> io::Result<()> {
+    if SAFE.load(Ordering::Relaxed) {
+        return Ok(());
+    }
     let program = File::open(PROGRAM)?;
     let told = std::env::var_os("_RRUN_SEALED").is_some();
     if (told && is_safe_copy(&program)) || is_somebody_elses(&program)? {
+        SAFE.store(true, Ordering::Relaxed);
         return Ok(());
     }
     let copy = match readonly_mount() {
