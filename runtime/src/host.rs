@@ -3,8 +3,9 @@
 //! Only this module probes; everybody else is told.
 
 use std::ffi::OsString;
-use std::fs;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, getegid, geteuid};
 
@@ -26,7 +27,7 @@ impl Host {
     /// Looks at the process and its namespace.
     #[must_use]
     pub fn probe() -> Self {
-        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let map = read_proc("/proc/self/uid_map").unwrap_or_default();
         Self { uid: geteuid(), gid: getegid(), nested: !map.split_whitespace().eq(WHOLE_RANGE) }
     }
 
@@ -60,5 +61,20 @@ pub fn home() -> Option<PathBuf> {
 /// This boot's identity (`/proc/sys/kernel/random/boot_id`): a process ID means nothing in another.
 #[must_use]
 pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    read_proc("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// What most files of `/proc` fit into, in bytes.
+const USUAL: usize = 4096;
+
+/// Reads a file of `/proc`. They say that they are empty, so the standard library, which asks them,
+/// would begin with 32 bytes and come to the end in many steps.
+///
+/// # Errors
+///
+/// Those of `open(2)` and `read(2)`; `InvalidData` if it is not UTF-8.
+pub fn read_proc(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut text = String::with_capacity(USUAL);
+    File::open(path)?.take(u64::MAX).read_to_string(&mut text)?;
+    Ok(text)
 }

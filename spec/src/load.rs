@@ -151,7 +151,9 @@ fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
     if !metadata.is_file() {
         return Err(LoadError::NotRegular { path: path.to_owned() });
     }
-    let mut text = Vec::new();
+    let size = metadata.len().min(LIMIT);
+    // With room to see that nothing follows.
+    let mut text = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
     // One byte more than allowed, for the file may have grown.
     let length = file.take(LIMIT + 1).read_to_end(&mut text).map_err(failed)?;
     if u64::try_from(length).is_ok_and(|length| length <= LIMIT) {

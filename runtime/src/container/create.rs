@@ -14,7 +14,6 @@ use crate::confine::capabilities::Available;
 use crate::confine::cgroup::{self, Cgroup, CgroupPlan, Hierarchies};
 use crate::confine::seccomp;
 use crate::console;
-use crate::container::processes::mount_namespace;
 use crate::container::{Cgroups, ContainerId, Runtime};
 use crate::host;
 use crate::plan::{self, Given, Plan, overlay};
@@ -186,10 +185,15 @@ impl Runtime {
             cgroups,
             state: state.clone(),
         };
-        let mut made = parent::make(&Order { plan: &plan, site: &site, entry })?;
+        let order = Order { plan: &plan, site: &site, entry };
+        let mut made = parent::begin(&order)?;
+        // While init works. If there is no record because it has ended, it says why.
+        let record = self.record(bundle, &plan, &site, &made);
+        let drafted = record.and_then(|record| Ok((entry.draft(&record)?, record)));
+        made.until_ready(&order)?;
+        let (draft, record) = drafted?;
         hand_on_console(&mut made, request)?;
-        let record = self.record(bundle, &plan, &site, &made)?;
-        entry.write(&record)?;
+        draft.publish()?;
         if let Some(path) = &request.pid_file {
             write_pid_file(path, made.init.pid)?;
             attempt.pid_file = Some(path.clone());
@@ -253,9 +257,17 @@ impl Runtime {
             own_user_namespace: site.own_user_namespace,
             own_keyring: plan.new_keyring,
             own_pid_namespace: plan.namespaces.makes(CloneFlags::CLONE_NEWPID),
-            mount_namespace: mount_namespace(made.init.pid),
+            mount_namespace: made.mount_namespace,
+            late_hooks: has_late_hooks(&plan.hooks),
         })
     }
+}
+
+/// Whether there are hooks for the commands after `create`.
+fn has_late_hooks(hooks: &rrun_spec::oci::Hooks) -> bool {
+    [hooks.poststart(), hooks.poststop()]
+        .into_iter()
+        .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
 }
 
 /// The cgroups of this machine, and where in them we are.
@@ -264,7 +276,7 @@ impl Runtime {
 ///
 /// If `/proc` cannot be read.
 pub fn hierarchies() -> anyhow::Result<Hierarchies> {
-    let read = |path| fs::read_to_string(path).with_context(|| format!("read {path}"));
+    let read = |path| host::read_proc(path).with_context(|| format!("read {path}"));
     Ok(Hierarchies::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?))
 }
 

@@ -81,7 +81,9 @@ impl Runtime {
     ///
     /// If something does not end.
     pub fn end(&self, record: &Record) -> anyhow::Result<()> {
-        if let Some(cgroup) = &record.cgroup {
+        if let Some(cgroup) = &record.cgroup
+            && record.is_alive()
+        {
             cgroup.kill_all()?;
         }
         let pin = self.pin_mount_namespace(record);
@@ -113,13 +115,18 @@ impl Runtime {
     ///
     /// What could not be removed; the container is then still known.
     pub fn clean(&self, entry: Entry, record: &Record) -> anyhow::Result<()> {
-        if let Some(cgroup) = &record.cgroup {
+        if let Some(cgroup) = &record.cgroup
+            && !cgroup.remove_if_empty()?
+        {
             // Processes that were left by init in a process namespace of others.
             cgroup.kill_all()?;
             cgroup.remove()?;
         }
         if let Some(server) = record.server {
             end_server(server)?;
+        }
+        if !record.late_hooks {
+            return entry.remove();
         }
         let hooks = self.containers.config(&record.id).ok().and_then(|spec| spec.hooks().clone());
         let state = self.state_of_hooks(record);

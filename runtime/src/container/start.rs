@@ -30,7 +30,10 @@ impl Runtime {
                 other => bail!("cannot start a container in the {other} state"),
             }
         }
-        let hooks = self.containers.config(id)?.hooks().clone().unwrap_or_default();
+        let hooks = match record.late_hooks {
+            true => self.containers.config(id)?.hooks().clone().unwrap_or_default(),
+            false => Hooks::default(),
+        };
         let released = release(&entry);
         forget_socket(&entry)?;
         released?;

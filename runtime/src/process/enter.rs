@@ -19,7 +19,7 @@ use nix::unistd::{
 use crate::confine::capabilities::Sets;
 use crate::confine::rlimits;
 use crate::plan::identity::Program;
-use crate::sys::process::{close_on_exec_from, reset_signals};
+use crate::sys::process::close_on_exec_from;
 
 /// Where a program is looked for if its environment has no `PATH` (POSIX `_CS_PATH`, and `sbin`).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -71,7 +71,8 @@ fn interim(program: &Program, last: Sets) -> Sets {
 }
 
 impl Ready<'_> {
-    /// Becomes the program. Descriptors from `first_closed` upwards are closed by it.
+    /// Becomes the program. Descriptors from `first_closed` upwards are closed by it; signals are as
+    /// they were reset when this process began.
     ///
     /// Returns only if that fails.
     #[must_use]
@@ -86,7 +87,6 @@ impl Ready<'_> {
     }
 
     fn last_steps(&self, first_closed: u32) -> anyhow::Result<()> {
-        reset_signals().context("reset the signals")?;
         close_on_exec_from(first_closed).context("close the descriptors")?;
         if let Some(filter) = &self.program.seccomp {
             filter.install()?;

@@ -16,6 +16,7 @@ use rrun_spec::oci::Hook;
 
 use crate::confine::cgroup::Cgroup;
 use crate::container::Status;
+use crate::container::processes::mount_namespace;
 use crate::hooks;
 use crate::namespaces::{self, Opened};
 use crate::plan::Plan;
@@ -48,16 +49,18 @@ pub struct Made {
     pub server: Option<Pid>,
     /// The master side of its terminal.
     pub console: Option<OwnedFd>,
+    /// The identity of its mount namespace.
+    pub mount_namespace: u64,
     channel: Channel<ToInit, ToParent>,
     keep: bool,
 }
 
-/// Makes the container, up to where init waits for its last word.
+/// Makes the container's processes and lets init begin; [`Made::until_ready`] waits for it.
 ///
 /// # Errors
 ///
-/// What failed, here or in init; nothing is left of the container then.
-pub fn make(order: &Order<'_>) -> anyhow::Result<Made> {
+/// What failed; nothing is left of the container then.
+pub fn begin(order: &Order<'_>) -> anyhow::Result<Made> {
     let (channel, to_parent) = pair()?;
     let layered = order.plan.root.overlay.as_ref();
     let (to_server, to_init) = layered.map(|_| pair()).transpose()?.unzip();
@@ -66,10 +69,12 @@ pub fn make(order: &Order<'_>) -> anyhow::Result<Made> {
     let entrance = entrance.transpose()?;
     let init = spawn(order, Ends { parent: to_parent, server: to_server, listener, entrance })?;
     log::debug!("init is process {}", init.pid);
-    let mut made = Made { init, server: None, console: None, channel, keep: false };
+    // Now, since init is going to close itself to others.
+    let mount_namespace = mount_namespace(init.pid);
+    let mut made =
+        Made { init, server: None, console: None, mount_namespace, channel, keep: false };
     made.equip(order, to_init)?;
     made.channel.send(&ToInit::Go).or_else(|error| made.explain(error))?;
-    made.converse(order)?;
     Ok(made)
 }
 
@@ -218,7 +223,12 @@ impl Made {
         Ok(File::open(&path).with_context(|| format!("open {path}"))?.into())
     }
 
-    fn converse(&mut self, order: &Order<'_>) -> anyhow::Result<()> {
+    /// Does what init asks for until it waits for its last word.
+    ///
+    /// # Errors
+    ///
+    /// What failed, here or in init.
+    pub fn until_ready(&mut self, order: &Order<'_>) -> anyhow::Result<()> {
         loop {
             match self.channel.receive_with() {
                 Err(error) => return self.explain(error),
@@ -302,5 +312,5 @@ fn run_hooks(order: &Order<'_>, init: Pid) -> anyhow::Result<()> {
 ///
 /// Those of writing a file.
 pub fn write_pid_file(path: &Path, pid: Pid) -> anyhow::Result<()> {
-    crate::store::replace(path, pid.to_string().as_bytes())
+    crate::store::replace_until_reboot(path, pid.to_string().as_bytes())
 }

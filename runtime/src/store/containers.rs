@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::confine::cgroup::Cgroup;
 use crate::container::ContainerId;
 use crate::host;
-use crate::store;
+use crate::store::{self, Draft};
 
 /// A process that cannot be mistaken for a later one with the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ impl ProcessIdentity {
     ///
     /// If there is none, or it has ended and only its exit status is left.
     pub fn of(pid: Pid) -> anyhow::Result<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
+        let stat = host::read_proc(format!("/proc/{pid}/stat"))
             .with_context(|| format!("look at process {pid}"))?;
         let start_time = alive_since(&stat).ok_or_else(|| anyhow!("process {pid} has ended"))?;
         Ok(Self { pid: pid.as_raw(), start_time })
@@ -50,7 +50,7 @@ impl ProcessIdentity {
     /// first thread is dead already, others may run.
     #[must_use]
     pub fn is_there(self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let stat = host::read_proc(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         state_and_start(&stat).is_some_and(|(_, start_time)| start_time == self.start_time)
     }
 
@@ -105,6 +105,8 @@ pub struct Record {
     pub own_pid_namespace: bool,
     /// The identity of its mount namespace, which is always its own (namespaces(7)).
     pub mount_namespace: u64,
+    /// Whether its configuration has hooks for later commands, which must read it then.
+    pub late_hooks: bool,
 }
 
 /// A container's directory, locked against other commands until dropped.
@@ -168,7 +170,7 @@ impl Containers {
         }
         let taken = || anyhow!("container with given ID already exists: {id}");
         let entry = Entry::lock(path, FlockArg::LockExclusiveNonblock).map_err(|_busy| taken())?;
-        if entry.path.join(STATE).exists() || !entry.is_still_there() {
+        if entry.is_made() || !entry.is_still_there() {
             return Err(taken());
         }
         Ok(entry)
@@ -250,6 +252,10 @@ fn read_record(directory: &Path) -> anyhow::Result<Option<Record>> {
         }
         Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
     };
+    if text.is_empty() {
+        // It was not on disk yet when the machine lost its power: nothing runs that it could name.
+        return Ok(None);
+    }
     serde_json::from_slice(&text)
         .map(Some)
         .with_context(|| format!("{} is damaged: remove {}", path.display(), directory.display()))
@@ -290,13 +296,13 @@ impl Entry {
         store::replace_until_reboot(&self.path.join(CONFIG), text)
     }
 
-    /// Makes the container known.
+    /// Writes what will be known of the container once it is [published](Draft::publish).
     ///
     /// # Errors
     ///
     /// Those of writing a file.
-    pub fn write(&self, record: &Record) -> anyhow::Result<()> {
-        store::replace(&self.path.join(STATE), &serde_json::to_vec(record)?)
+    pub fn draft(&self, record: &Record) -> anyhow::Result<Draft> {
+        store::draft(&self.path.join(STATE), &serde_json::to_vec(record)?)
     }
 
     /// What is known of the container; `None` if its creation never ended.
@@ -314,11 +320,18 @@ impl Entry {
     ///
     /// Those of removing files; what is left is no container any more.
     pub fn remove(self) -> anyhow::Result<()> {
+        self.remove_files(&[STATE, CONFIG])?;
+        // Mostly that was all; what else there may be is looked for only now.
+        if self.remove_directory().is_ok() {
+            return Ok(());
+        }
         self.clear()?;
+        self.remove_directory().with_context(|| format!("remove {}", self.path.display()))
+    }
+
+    fn remove_directory(&self) -> std::io::Result<()> {
         match fs::remove_dir(&self.path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("remove {}", self.path.display()))
-            }
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
@@ -329,8 +342,11 @@ impl Entry {
     ///
     /// Those of removing files.
     pub fn clear(&self) -> anyhow::Result<()> {
-        let names = [STATE, START_SOCKET, CONFIG, "state.new", "config.new"];
-        for path in names.map(|name| self.path.join(name)) {
+        self.remove_files(&[STATE, START_SOCKET, CONFIG, "state.new", "config.new"])
+    }
+
+    fn remove_files(&self, names: &[&str]) -> anyhow::Result<()> {
+        for path in names.iter().map(|name| self.path.join(name)) {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(error).with_context(|| format!("remove {}", path.display()));
@@ -339,6 +355,11 @@ impl Entry {
             }
         }
         Ok(())
+    }
+
+    /// Whether the container's creation has ended: an empty file says no more than none.
+    fn is_made(&self) -> bool {
+        fs::metadata(self.path.join(STATE)).is_ok_and(|found| found.len() > 0)
     }
 
     /// Whether the name still means this directory: another command may have removed it while we
@@ -397,6 +418,22 @@ mod tests {
         second.clear().unwrap();
         assert!(!second.path().join(CONFIG).exists());
         second.remove().unwrap();
+        assert!(!containers.path(&id).exists());
+    }
+
+    /// As a loss of power leaves it: the name is there, the content is not.
+    #[test]
+    fn an_empty_state_is_a_creation_that_never_ended() {
+        let root = tempfile::tempdir().unwrap();
+        let containers = Containers::at(root.path().into());
+        let id: ContainerId = "web".parse().unwrap();
+        let entry = containers.reserve(&id).unwrap();
+        fs::write(entry.path().join(STATE), "").unwrap();
+        drop(entry);
+        assert!(containers.read(&id).unwrap_err().to_string().contains("does not exist"));
+        assert!(containers.all().unwrap().is_empty());
+        let again = containers.reserve(&id).unwrap();
+        again.remove().unwrap();
         assert!(!containers.path(&id).exists());
     }
 

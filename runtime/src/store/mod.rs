@@ -115,14 +115,58 @@ fn replace_with(
     contents: &[u8],
     settle: impl Fn(&File) -> io::Result<()>,
 ) -> anyhow::Result<()> {
-    let beside = path.with_extension("new");
-    let written = write_new(&beside, contents)
+    let draft = Draft::of(path);
+    write_new(&draft.beside, contents)
         .and_then(|file| settle(&file))
-        .and_then(|()| fs::rename(&beside, path));
-    if written.is_err() {
-        let _was_never_made = fs::remove_file(&beside);
+        .with_context(|| format!("write {}", path.display()))?;
+    draft.publish()
+}
+
+/// Writes `contents` beside `path`, to take its place when it is [published](Draft::publish); as with
+/// [`replace_until_reboot`], a loss of power may leave the file empty.
+///
+/// # Errors
+///
+/// As [`replace`].
+pub fn draft(path: &Path, contents: &[u8]) -> anyhow::Result<Draft> {
+    let draft = Draft::of(path);
+    write_new(&draft.beside, contents).with_context(|| format!("write {}", path.display()))?;
+    Ok(draft)
+}
+
+/// A file that is written but not yet in its place. Dropping it removes it.
+#[derive(Debug)]
+#[must_use = "dropping it removes the file"]
+pub struct Draft {
+    path: PathBuf,
+    beside: PathBuf,
+    published: bool,
+}
+
+impl Draft {
+    fn of(path: &Path) -> Self {
+        Self { path: path.to_owned(), beside: path.with_extension("new"), published: false }
     }
-    written.with_context(|| format!("write {}", path.display()))
+
+    /// Puts the file in its place.
+    ///
+    /// # Errors
+    ///
+    /// Those of `rename(2)`; what was in its place is still there then.
+    pub fn publish(mut self) -> anyhow::Result<()> {
+        fs::rename(&self.beside, &self.path)
+            .with_context(|| format!("write {}", self.path.display()))?;
+        self.published = true;
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.published {
+            let _was_never_made = fs::remove_file(&self.beside);
+        }
+    }
 }
 
 fn write_new(path: &Path, contents: &[u8]) -> io::Result<File> {

@@ -311,6 +311,25 @@ impl Cgroup {
     }
 }
 
+impl Cgroup {
+    /// Removes the directories if no process is left in any, and says whether none was.
+    ///
+    /// # Errors
+    ///
+    /// Those of rmdir(2) but `EBUSY`.
+    pub fn remove_if_empty(&self) -> Result<bool> {
+        for directory in self.directories() {
+            match remove_tree(&directory.path) {
+                Err(error) if errno_of(&error) == Errno::EBUSY => return Ok(false),
+                removed => {
+                    removed.with_context(|| format!("remove {}", directory.path.display()))?;
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
 /// How a version freezes.
 struct Freezer {
     file: &'static str,
