@@ -2,8 +2,8 @@
 //! tree and served through FUSE by an unprivileged process.
 //!
 //! ```text
-//! /dev/fuse ──► serve    negotiates, receives requests
-//!               ops      decodes, asks the tree, replies
+//! /dev/fuse ──► session  receives requests, decodes them, encodes replies
+//!               ops      asks the tree
 //!               tree     the merged tree: plain arguments, Result<_, Errno>
 //!               inode    what the kernel knows: node ids, nodes, descriptors
 //!               layer    reads one layer beneath directory descriptors; merges directories
@@ -33,6 +33,7 @@ mod layer;
 mod ops;
 mod overlay;
 mod serve;
+mod session;
 mod sys;
 pub mod tree;
 mod upper;

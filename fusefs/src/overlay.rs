@@ -180,14 +180,6 @@ impl Overlay {
     pub(crate) fn last_layer(&self) -> LayerIndex {
         LayerIndex(u16::try_from(self.lowers.len()).unwrap_or(u16::MAX))
     }
-
-    /// The metadata of the merged tree's root.
-    pub(crate) fn root_stat(&self) -> nix::Result<FileStat> {
-        match &self.upper {
-            Some(upper) => upper.root.own_stat(),
-            None => self.top()?.root.own_stat(),
-        }
-    }
 }
 
 fn open_lower(path: &Path) -> Result<Layer, OpenError> {

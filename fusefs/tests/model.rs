@@ -164,7 +164,7 @@ fn perform(root: &Path, step: &Step) -> Result<(), Errno> {
             let file = OpenOptions::new().append(true).open(plain(root, path)?);
             file.and_then(|mut file| file.write_all(b"appended"))
         }
-        Step::Truncate(path, size) => open(root, path).and_then(|file| truncate(&file, *size)),
+        Step::Truncate(path, size) => open(root, path).and_then(|file| file.set_len(*size)),
         Step::PunchHole(path, size) => open(root, path).and_then(|file| punch(&file, *size)),
         Step::CopyRange(from, to) => copy_range(root, from, to),
         Step::MakeFolder(path) => fs::create_dir(root.join(path)),
@@ -232,17 +232,13 @@ fn open(root: &Path, path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).write(true).open(plain(root, path)?)
 }
 
-/// Takes the set-id bits of a file that was written to other than by write(2): the overlay does
-/// so by itself for everybody, a directory only for those without privilege.
+/// Takes the set-id bits of a file whose contents were changed by fallocate(2) or
+/// `copy_file_range(2)`: the overlay does so by itself for everybody, a directory only for those
+/// without privilege.
 fn drop_set_id(file: &File) -> std::io::Result<()> {
     let mode = file.metadata()?.mode();
     let group = if mode & 0o010 == 0 { mode & 0o2000 } else { 0 };
     file.set_permissions(PermissionsExt::from_mode(mode & 0o1777 | group))
-}
-
-fn truncate(file: &File, size: u64) -> std::io::Result<()> {
-    file.set_len(size)?;
-    drop_set_id(file)
 }
 
 fn punch(file: &File, size: u64) -> std::io::Result<()> {

@@ -20,10 +20,12 @@ impl Timestamp {
 }
 
 /// The metadata of one file, as stat(2) gives it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attr {
-    /// Node id, shown as inode number.
+    /// Node id.
     pub ino: Ino,
+    /// Inode number.
+    pub number: u64,
     /// Size in bytes.
     pub size: u64,
     /// Space taken, in units of 512 bytes.
@@ -53,6 +55,7 @@ impl Attr {
     pub(crate) fn new(ino: Ino, stat: &FileStat) -> Self {
         Self {
             ino,
+            number: ino.0,
             size: u64::try_from(stat.st_size).unwrap_or(0),
             blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
             accessed: Timestamp::new(stat.st_atime, stat.st_atime_nsec),

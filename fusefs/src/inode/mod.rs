@@ -4,10 +4,10 @@ pub(crate) mod attr;
 pub(crate) mod handles;
 pub(crate) mod table;
 
-/// A node id: what the kernel calls a file by, and what `stat` shows as its inode number.
+/// A node id: what the kernel calls a file by.
 ///
 /// Small integers in the order of discovery; never used twice within a mount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ino(pub u64);
 
 impl Ino {

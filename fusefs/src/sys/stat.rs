@@ -1,9 +1,13 @@
 //! What `stat` does not say.
 
+use std::ffi::{CStr, CString, OsStr};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
+
+use crate::inode::attr::Timestamp;
 
 /// The id of the mount that `directory` was opened through. Renames never cross mounts, even of
 /// one file system.
@@ -12,21 +16,32 @@ use nix::errno::Errno;
 ///
 /// Those of statx(2).
 pub(crate) fn mount_id(directory: BorrowedFd<'_>) -> nix::Result<u64> {
+    Ok(statx(directory, c"", libc::STATX_MNT_ID)?.stx_mnt_id)
+}
+
+/// When what `name` in `directory` stands for was made; with an empty name, `directory` itself.
+/// `None` if the file system does not keep that.
+///
+/// # Errors
+///
+/// Those of statx(2).
+pub(crate) fn born(directory: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Option<Timestamp>> {
+    let name = CString::new(name.as_bytes()).map_err(|_nul| Errno::EINVAL)?;
+    let found = statx(directory, &name, libc::STATX_BTIME)?;
+    let born = found.stx_btime;
+    let born = Timestamp { seconds: born.tv_sec, nanoseconds: born.tv_nsec };
+    Ok((found.stx_mask & libc::STATX_BTIME != 0).then_some(born))
+}
+
+fn statx(directory: BorrowedFd<'_>, name: &CStr, wanted: libc::c_uint) -> nix::Result<libc::statx> {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW;
     let mut found = MaybeUninit::<libc::statx>::zeroed();
-    // SAFETY: the path is a constant C string, and the kernel writes one `statx` to `found`.
-    let done = unsafe {
-        libc::statx(
-            directory.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            libc::STATX_MNT_ID,
-            found.as_mut_ptr(),
-        )
-    };
+    let (directory, name, to) = (directory.as_raw_fd(), name.as_ptr(), found.as_mut_ptr());
+    // SAFETY: the path is a C string, and the kernel writes one `statx` to `found`.
+    let done = unsafe { libc::statx(directory, name, flags, wanted, to) };
     Errno::result(done)?;
     // SAFETY: all bytes were zeroed above, which is a valid `statx`.
-    let found = unsafe { found.assume_init() };
-    Ok(found.stx_mnt_id)
+    Ok(unsafe { found.assume_init() })
 }
 
 /// Longest file handle of any file system, in bytes (`MAX_HANDLE_SZ`).

@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
-use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, utimensat,
-};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, utimensat};
 use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, ftruncate};
@@ -45,6 +43,8 @@ pub struct Changes {
     pub accessed: Option<Time>,
     /// Last change of the contents.
     pub modified: Option<Time>,
+    /// Whether who sets the size may not keep set-id bits.
+    pub clears_set_id: bool,
 }
 
 impl Tree {
@@ -57,8 +57,7 @@ impl Tree {
         self.state().attr(ino)
     }
 
-    /// Changes metadata. A new size clears set-id bits, whoever asks: the kernel's message that
-    /// says who may keep them does not reach us.
+    /// Changes metadata.
     ///
     /// # Errors
     ///
@@ -68,6 +67,22 @@ impl Tree {
         let mut state = self.state();
         state.change(ino, changes)?;
         state.attr(ino)
+    }
+
+    /// Takes the set-group-id bit away: who gave the file an access control list is not in its group.
+    ///
+    /// # Errors
+    ///
+    /// Those of chmod(2).
+    pub fn clear_set_gid(&self, ino: Ino) -> nix::Result<()> {
+        let mut state = self.state();
+        let mode = state.attr(ino)?.mode;
+        if mode & libc::S_ISGID == 0 {
+            return Ok(());
+        }
+        let spot = state.spot(ino)?;
+        state.table.get_mut(ino)?.fresh = false;
+        state.change_mode(&spot, mode & 0o7777 & !libc::S_ISGID)
     }
 
     /// The state of the file system that holds the topmost layer.
@@ -139,21 +154,7 @@ impl State {
         if let Some(folder) = node.opened.as_deref().and_then(|o| o.upper.as_ref()?.as_ref()) {
             return folder.own_stat();
         }
-        match node.place.clone() {
-            Place::Hidden(folder, name) => folder.stat(&name),
-            Place::Nameless(file) => fstat(&file.file),
-            Place::Removed => Err(Errno::ESTALE),
-            Place::Indexed(name) => self.upper()?.index.folder()?.stat(&name),
-            Place::Upper | Place::Lower(_) if ino == Ino::ROOT => self.overlay.root_stat(),
-            Place::Upper => {
-                let (parent, name) = self.table.get(ino)?.name()?;
-                self.upper_folder(parent)?.stat(&name)
-            }
-            Place::Lower(layer) => {
-                let (parent, name) = self.table.get(ino)?.name()?;
-                self.lower_folder(parent, layer)?.stat(&name)
-            }
-        }
+        self.with_object(ino, |object| object.stat())
     }
 
     /// Where to change `ino`, which lies in the upper directory.
@@ -188,7 +189,9 @@ impl State {
             let file = self.file(ino, true)?;
             ftruncate(file.as_fd(), i64::try_from(size).map_err(|_too_big| Errno::EFBIG)?)?;
             let mode = changes.mode.unwrap_or(before.mode);
-            if let Some(mode) = without_set_id(mode) {
+            if changes.clears_set_id
+                && let Some(mode) = without_set_id(mode)
+            {
                 self.change_mode(&spot, mode)?;
             }
         }

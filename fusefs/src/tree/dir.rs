@@ -1,16 +1,14 @@
 //! Listing directories.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 
 use nix::dir::Type;
-use nix::errno::Errno;
-use nix::fcntl::readlinkat;
-use nix::unistd::fsync;
+use nix::unistd::{fsync, syncfs};
 
 use super::{State, Tree};
 use crate::inode::Ino;
 use crate::inode::attr::Attr;
-use crate::inode::table::{DOT, DOT_DOT, Place};
+use crate::inode::table::{DOT, DOT_DOT};
 use crate::layer::stack::Name;
 
 /// One line of a listing.
@@ -22,6 +20,8 @@ pub struct Listed<'a> {
     pub cookie: u64,
     /// The node id.
     pub ino: Ino,
+    /// The inode number.
+    pub number: u64,
     /// The type.
     pub kind: Type,
     /// The metadata, if it was asked for.
@@ -71,6 +71,15 @@ impl Tree {
         };
         fsync(&*folder)
     }
+
+    /// Writes everything in the upper directory's file system to the disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of syncfs(2).
+    pub fn sync_all(&self) -> nix::Result<()> {
+        self.overlay.upper.as_ref().map_or(Ok(()), |upper| syncfs(&*upper.root))
+    }
 }
 
 impl State {
@@ -88,7 +97,14 @@ impl State {
             if cookie < own {
                 let attr = if wanted == Wanted::Metadata { Some(self.attr(ino)?) } else { None };
                 let (name, kind) = (OsStr::new(name), Type::Directory);
-                if !show(&Listed { name, cookie: own, ino, kind, attr: attr.as_ref() }) {
+                if !show(&Listed {
+                    name,
+                    cookie: own,
+                    ino,
+                    number: ino.0,
+                    kind,
+                    attr: attr.as_ref(),
+                }) {
                     return Ok(());
                 }
             }
@@ -115,35 +131,17 @@ impl State {
     ) -> nix::Result<bool> {
         if wanted == Wanted::Names {
             let ino = self.settle_entry(parent, name)?;
-            return Ok(show(&Listed { name, cookie, ino, kind, attr: None }));
+            return Ok(show(&Listed { name, cookie, ino, number: ino.0, kind, attr: None }));
         }
         let ino = self.admit(parent, name)?;
         let attr = self.attr(ino)?;
-        let shown = show(&Listed { name, cookie, ino, kind, attr: Some(&attr) });
+        let shown =
+            show(&Listed { name, cookie, ino, number: attr.number, kind, attr: Some(&attr) });
         if shown {
             self.table.get_mut(ino)?.lookups += 1;
         } else {
             self.table.drop_unused(ino);
         }
         Ok(shown)
-    }
-
-    /// Where the symbolic link `ino` leads.
-    pub(super) fn link_target(&mut self, ino: Ino) -> nix::Result<OsString> {
-        match self.table.get(ino)?.place.clone() {
-            Place::Hidden(folder, name) => folder.link_target(&name),
-            Place::Nameless(file) => readlinkat(&file.file, ""),
-            Place::Removed => Err(Errno::EINVAL),
-            Place::Indexed(name) => self.upper()?.index.folder()?.link_target(&name),
-            _ if ino == Ino::ROOT => Err(Errno::EINVAL),
-            Place::Upper => {
-                let (parent, name) = self.table.get(ino)?.name()?;
-                self.upper_folder(parent)?.link_target(&name)
-            }
-            Place::Lower(layer) => {
-                let (parent, name) = self.table.get(ino)?.name()?;
-                self.lower_folder(parent, layer)?.link_target(&name)
-            }
-        }
     }
 }

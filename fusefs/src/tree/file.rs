@@ -1,6 +1,5 @@
 //! The contents of files.
 
-use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -136,15 +135,6 @@ impl Tree {
         );
         self.state().table.get_mut(target)?.fresh = false;
         copied.map(|bytes| Written { bytes, cleared_set_id })
-    }
-
-    /// Where the symbolic link `ino` leads.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` if it is none.
-    pub fn read_link(&self, ino: Ino) -> nix::Result<OsString> {
-        self.state().link_target(ino)
     }
 
     /// The file in the upper directory, open for writing, and whether set-id bits had to go.

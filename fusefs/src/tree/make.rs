@@ -1,11 +1,12 @@
 //! New files, directories, links and nodes.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::sys::stat::FileStat;
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
+use nix::unistd::{Gid, Uid, fchown};
 
 use super::{State, Tree, attr::Spot, check_new_name, kind_of, up};
 use crate::format::{opaque, whiteout, xattr as attribute};
@@ -64,6 +65,22 @@ impl Tree {
         asker: &Asker,
     ) -> nix::Result<Attr> {
         self.state().make(parent, name, what, mode, asker)
+    }
+
+    /// Makes a regular file without a name in `parent`; counts one reference to it. With
+    /// `stays_nameless` nobody can give it one (`O_EXCL` beside `O_TMPFILE`).
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` if the upper directory's file system has no such files; `EROFS`; `ENOSPC`.
+    pub fn make_nameless(
+        &self,
+        parent: Ino,
+        mode: u32,
+        stays_nameless: bool,
+        asker: &Asker,
+    ) -> nix::Result<Attr> {
+        self.state().make_nameless(parent, mode, stays_nameless, asker)
     }
 
     /// Gives `ino` another name; counts one reference to it.
@@ -170,6 +187,25 @@ impl State {
         Ok(attr)
     }
 
+    fn make_nameless(
+        &mut self,
+        parent: Ino,
+        mode: u32,
+        stays_nameless: bool,
+        asker: &Asker,
+    ) -> nix::Result<Attr> {
+        let folder = self.raise_folder(parent)?;
+        let making = self.making(parent, Kind::File, mode, asker)?;
+        let file = folder.create_nameless(making.mode, stays_nameless)?;
+        let stat = making.finish_open(file.as_fd())?;
+        let attr = Attr::new(self.table.fresh_ino(), &stat);
+        let file = Arc::new(OpenFile { file, writable: true });
+        let mut node = Node::new(attr, Place::Nameless(file));
+        node.lookups = 1;
+        self.table.insert(node);
+        Ok(attr)
+    }
+
     fn link(&mut self, ino: Ino, parent: Ino, name: &OsStr) -> nix::Result<Attr> {
         if self.table.get(ino)?.attr.is_folder() {
             return Err(Errno::EPERM);
@@ -192,7 +228,8 @@ impl State {
         let link = |to: &UpperFolder, to_name: &OsStr| match spot {
             Spot::Named(from, from_name) => from.link(from_name, to, to_name),
             Spot::Indexed(indexed) => upper.index.folder()?.link(indexed, to, to_name),
-            Spot::Open(_) => Err(Errno::ENOENT),
+            // `ENOENT` unless it was made without a name.
+            Spot::Open(file) => to.link_open(file.as_fd(), to_name),
         };
         if !over {
             return link(folder, name);
@@ -220,6 +257,12 @@ impl State {
         let stat = self.stat(ino)?;
         let key = (LayerIndex::UPPER, stat.st_dev, stat.st_ino);
         self.table.links.insert(key, Link { ino, removed: 0 });
+        let node = self.table.get_mut(ino)?;
+        if let Place::Nameless(file) = &node.place {
+            node.file = Some(Arc::clone(file));
+            node.place = Place::Upper;
+            self.hold(Held::File(ino));
+        }
         let node = self.table.get_mut(ino)?;
         node.link_key = Some(key);
         node.fresh = false;
@@ -264,22 +307,41 @@ impl Making<'_> {
     /// Gives it owner and permissions, where making it has not.
     fn finish(&self, folder: &UpperFolder, name: &OsStr) -> nix::Result<FileStat> {
         let stat = folder.stat(name)?;
-        let owned = (stat.st_uid, stat.st_gid) == (self.uid, self.gid);
+        let owned = self.is_owned(&stat);
         if !owned {
             folder.set_owner(name, Some(self.uid), Some(self.gid))?;
         }
-        let has_mode = !matches!(self.what, Kind::Symlink(_));
-        // An inherited list has made the permissions what they are; a new owner may have cleared
-        // the bits above them.
-        let kept = if self.inherits { stat.st_mode & 0o777 } else { self.mode & 0o777 };
-        let wanted = kept | (self.mode & 0o7000);
-        let right = stat.st_mode & 0o7777 == wanted && (owned || wanted & 0o6000 == 0);
-        if has_mode && !right {
-            folder.set_mode(name, wanted)?;
-        } else if owned {
-            return Ok(stat);
+        match self.wanted_mode(&stat).filter(|_| !matches!(self.what, Kind::Symlink(_))) {
+            Some(mode) => folder.set_mode(name, mode)?,
+            None if owned => return Ok(stat),
+            None => {}
         }
         folder.stat(name)
+    }
+
+    /// The same for a regular file without a name.
+    fn finish_open(&self, file: BorrowedFd<'_>) -> nix::Result<FileStat> {
+        let stat = fstat(file)?;
+        if !self.is_owned(&stat) {
+            fchown(file, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))?;
+        }
+        if let Some(mode) = self.wanted_mode(&stat) {
+            fchmod(file, Mode::from_bits_truncate(mode))?;
+        }
+        fstat(file)
+    }
+
+    fn is_owned(&self, made: &FileStat) -> bool {
+        (made.st_uid, made.st_gid) == (self.uid, self.gid)
+    }
+
+    /// The permissions that still have to be set on what was `made`, if any. An inherited list has
+    /// made them what they are; a new owner may have cleared the bits above them.
+    fn wanted_mode(&self, made: &FileStat) -> Option<u32> {
+        let kept = if self.inherits { made.st_mode & 0o777 } else { self.mode & 0o777 };
+        let wanted = kept | (self.mode & 0o7000);
+        let right = made.st_mode & 0o7777 == wanted;
+        (!right || (!self.is_owned(made) && wanted & 0o6000 != 0)).then_some(wanted)
     }
 
     /// Makes it where a whiteout is: aside first, then in one step. The directory it is made in

@@ -10,6 +10,7 @@ mod file;
 mod folders;
 mod lookup;
 mod make;
+mod object;
 mod remove;
 mod rename;
 mod up;

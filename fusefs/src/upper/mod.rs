@@ -7,13 +7,13 @@ pub(crate) mod whiteout;
 
 use std::ffi::{OsStr, OsString};
 use std::ops::Deref;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{
     FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, mkdirat, mknodat, utimensat,
 };
@@ -64,6 +64,13 @@ impl UpperFolder {
         openat(self, name, flags, permissions(mode))
     }
 
+    /// Makes a regular file without a name, open for reading and writing; for good, with `stays`.
+    pub(crate) fn create_nameless(&self, mode: u32, stays: bool) -> nix::Result<OwnedFd> {
+        let flags = OFlag::O_RDWR | OFlag::O_TMPFILE | OFlag::O_CLOEXEC;
+        let flags = if stays { flags | OFlag::O_EXCL } else { flags };
+        openat(self, ".", flags, permissions(mode))
+    }
+
     /// Opens the regular file `name` for reading and writing.
     pub(crate) fn writable(&self, name: &OsStr) -> nix::Result<OwnedFd> {
         let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
@@ -89,6 +96,12 @@ impl UpperFolder {
     /// Gives the file `name` of this directory another name.
     pub(crate) fn link(&self, name: &OsStr, to: &Self, to_name: &OsStr) -> nix::Result<()> {
         linkat(self, name, to, to_name, AtFlags::empty())
+    }
+
+    /// Gives a file that has no name yet its first.
+    pub(crate) fn link_open(&self, file: BorrowedFd<'_>, name: &OsStr) -> nix::Result<()> {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        linkat(AT_FDCWD, path.as_str(), self, name, AtFlags::AT_SYMLINK_FOLLOW)
     }
 
     /// Removes the name of anything but a directory.

@@ -204,6 +204,66 @@ fn times_before_1970_and_to_the_nanosecond_are_kept() {
     });
 }
 
+/// Files without a name (`O_TMPFILE`), and how they get one.
+#[test]
+fn files_may_be_made_without_a_name() {
+    everywhere(|_, stage| {
+        let layers = Layers::new(stage, 1);
+        layers.file(1, "d/gone", "");
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        fs::remove_file(mounted.path("d/gone")).unwrap();
+        umask(Mode::from_bits_truncate(0o027));
+        let nameless = |flags| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).mode(0o666).custom_flags(libc::O_TMPFILE | flags);
+            options.open(mounted.path("d")).unwrap()
+        };
+        let give_name = |file: &File, name: &str| {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let follow = AtFlags::AT_SYMLINK_FOLLOW;
+            linkat(AT_FDCWD, path.as_str(), AT_FDCWD, &mounted.path(name), follow)
+        };
+        let file = nameless(0);
+        file.write_all_at(b"written before", 0).unwrap();
+        let meta = file.metadata().unwrap();
+        assert_eq!((meta.nlink(), meta.mode() & 0o777, meta.size()), (0, 0o640, 14));
+        assert_eq!(names(&mounted.path("d")), [""; 0]);
+        // Over a whiteout, and a second time.
+        give_name(&file, "d/gone").unwrap();
+        give_name(&file, "d/too").unwrap();
+        file.write_all_at(b"later ", 8).unwrap();
+        assert_eq!(mounted.read("d/gone"), "written later ");
+        let named = fs::metadata(mounted.path("d/gone")).unwrap();
+        assert_eq!((named.ino(), named.nlink()), (meta.ino(), 2));
+        let private = nameless(libc::O_EXCL);
+        assert_eq!(give_name(&private, "d/never"), Err(Errno::ENOENT));
+        drop((file, private));
+        mounted.unmount();
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        assert_eq!(names(&mounted.path("d")), ["gone", "too"]);
+        assert_eq!(mounted.read("d/too"), "written later ");
+        assert_eq!(fs::metadata(mounted.path("d/too")).unwrap().nlink(), 2);
+        mounted.unmount();
+    });
+}
+
+#[test]
+fn the_time_of_birth_is_told() {
+    everywhere(|_, stage| {
+        let layers = Layers::new(stage, 1);
+        let lower = layers.file(1, "lower", "");
+        let before = fs::metadata(lower).unwrap().created().unwrap();
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        let born = |name: &str| fs::metadata(mounted.path(name)).unwrap().created().unwrap();
+        assert_eq!(born("lower"), before);
+        fs::write(mounted.path("new"), "").unwrap();
+        let new = fs::metadata(layers.upper().join("new")).unwrap().created().unwrap();
+        assert_eq!(born("new"), new);
+        assert!(new >= before);
+        mounted.unmount();
+    });
+}
+
 #[test]
 fn locks_hold_between_processes() {
     everywhere(|_, stage| {

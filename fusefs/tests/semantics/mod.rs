@@ -7,16 +7,19 @@ mod rights;
 use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, lchown, symlink};
+use std::os::unix::fs::{
+    FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown, symlink,
+};
 use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, mknod, umask};
-use nix::unistd::{Gid, Uid, Whence, lseek, mkfifo, setfsgid, setfsuid};
+use nix::unistd::{Gid, Uid, Whence, linkat, lseek, mkfifo, setfsgid, setfsuid};
 
 use crate::common::{Identity, Layers, Mounted, acl, checksum, everywhere, names, xattr};
 

@@ -114,7 +114,7 @@ fn writing_takes_set_id_bits_away() {
         }
         let layers = Layers::new(stage, 1);
         let names = ["write", "truncate", "overwrite", "own"];
-        for name in names {
+        for name in names.iter().chain(&["kept"]) {
             let path = layers.file(1, name, "program");
             lchown(&path, Some(2000), Some(2000)).unwrap();
             fs::set_permissions(&path, PermissionsExt::from_mode(0o6777)).unwrap();
@@ -132,12 +132,44 @@ fn writing_takes_set_id_bits_away() {
             fs::write(mounted.path("overwrite"), "x").unwrap();
         });
         as_user(2000, 2000, || open("own").write_all(b"x").unwrap());
+        open("kept").set_len(1).unwrap();
+        open("kept").write_all(b"y").unwrap();
+        // The kernel means real root alone, on any file system (`setattr_should_drop_suidgid()`).
+        let expected = if identity == Identity::Root { 0o6777 } else { 0o777 };
+        assert_eq!(mode("kept"), expected);
         for name in names {
             // stat(1) asks for the permissions alone, which the kernel may answer by itself.
             let asked = Command::new("stat").args(["-c", "%a"]).arg(mounted.path(name)).output();
             assert_eq!(asked.unwrap().stdout, b"777\n", "{name}: what the kernel believes");
             assert_eq!(mode(name), 0o777, "{name}");
         }
+        mounted.unmount();
+    });
+}
+
+/// Who gives a file of another group a list takes the set-group-id bit away (Linux
+/// `fs/posix_acl.c`, `posix_acl_update_mode()`).
+#[test]
+fn a_list_takes_the_set_group_id_bit_of_others() {
+    everywhere(|identity, stage| {
+        if !identity.has_many_ids() {
+            return;
+        }
+        let layers = Layers::new(stage, 1);
+        for name in ["other", "own"] {
+            let path = layers.file(1, name, "program");
+            lchown(&path, Some(1000), Some(if name == "own" { 1000 } else { 2000 })).unwrap();
+            fs::set_permissions(&path, PermissionsExt::from_mode(0o2755)).unwrap();
+        }
+        fs::set_permissions(stage, PermissionsExt::from_mode(0o755)).unwrap();
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        as_user(1000, 1000, || {
+            for name in ["other", "own"] {
+                acl::set_access(&mounted.path(name), &acl::list(0o755, 7, 4));
+            }
+        });
+        let mode = |name: &str| fs::metadata(mounted.path(name)).unwrap().mode() & 0o7000;
+        assert_eq!((mode("other"), mode("own")), (0, 0o2000));
         mounted.unmount();
     });
 }
