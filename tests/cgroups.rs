@@ -64,7 +64,7 @@ fn a_limit_that_cannot_be_set_is_an_error_with_the_cure() {
     bundle.edit(|config| config["linux"]["resources"] = json!({ "pids": { "limit": 20 } }));
     let run = "$RRUN run --bundle $BUNDLE $ID";
     let outcome = with_cgroups(&sandbox, &bundle, NONE, run);
-    outcome.complains_of(&["/linux/resources/pids", "pids controller"]);
+    outcome.complains_of(&["/linux/resources/pids/limit", "pids controller"]);
     sandbox.assert_nothing_left();
 }
 

@@ -14,8 +14,11 @@ pub mod mount_options;
 mod template;
 
 pub use check::{
-    Problem, Problems, check, check_process, sysctl_path, unsupported, unsupported_process,
+    Problem, Problems, check, check_process, check_resources, sysctl_path, unsupported,
+    unsupported_process,
 };
-pub use load::{Bundle, CONFIG, LoadError, load_bundle, load_bundle_with, load_process, parse};
+pub use load::{
+    Bundle, CONFIG, LoadError, load_bundle, load_bundle_with, load_process, parse, parse_resources,
+};
 pub use oci_spec::runtime as oci;
 pub use template::Template;

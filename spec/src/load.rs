@@ -136,12 +136,41 @@ pub fn load_process(path: &Path) -> Result<oci::Process, LoadError> {
 /// What Go runtimes accept though the types do not is mended first: a capability with an unknown
 /// name is dropped with a warning, for runtime-spec wants no failure for one that cannot be
 /// granted, and a process without `user` is uid 0 and gid 0.
+/// An empty `pids`, which is not the same as a limit of 0, is as none at all.
 ///
 /// # Errors
 ///
 /// [`LoadError::Syntax`]
 pub fn parse(text: &[u8], path: &Path) -> Result<oci::Spec, LoadError> {
-    from_json(text, path, |config| config.get_mut("process").is_some_and(repair_process))
+    let mut spec: oci::Spec =
+        from_json(text, path, |config| config.get_mut("process").is_some_and(repair_process))?;
+    let resources = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut());
+    if let Some(resources) = resources {
+        drop_empty_pids(resources, text, "/linux/resources");
+    }
+    Ok(spec)
+}
+
+/// Parses a `linux.resources` object alone, as `update` takes it; `path` is only for the error text.
+///
+/// # Errors
+///
+/// [`LoadError::Syntax`]
+pub fn parse_resources(text: &[u8], path: &Path) -> Result<oci::LinuxResources, LoadError> {
+    let mut resources = from_json(text, path, |_| false)?;
+    drop_empty_pids(&mut resources, text, "");
+    Ok(resources)
+}
+
+/// The type knows no limit that is not there, only 0.
+fn drop_empty_pids(resources: &mut oci::LinuxResources, text: &[u8], pointer: &str) {
+    if resources.pids().is_none_or(|pids| pids.limit() != 0) {
+        return;
+    }
+    let document = serde_json::from_slice::<Value>(text).unwrap_or_default();
+    if document.pointer(&format!("{pointer}/pids/limit")).is_none_or(Value::is_null) {
+        resources.set_pids(None);
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
@@ -289,6 +318,20 @@ mod tests {
         let bounding = process.capabilities().as_ref().unwrap().bounding().clone().unwrap();
         assert_eq!(bounding, [oci::Capability::Kill].into());
         assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
+    }
+
+    #[test]
+    fn no_limit_of_processes_is_not_a_limit_of_zero() {
+        let limit = |text: &str| {
+            let resources = parse_resources(text.as_bytes(), Path::new("-")).unwrap();
+            let config = format!(r#"{{"linux": {{"resources": {text}}}}}"#);
+            let spec = parse(config.as_bytes(), Path::new(CONFIG)).unwrap();
+            assert_eq!(spec.linux().as_ref().unwrap().resources().as_ref(), Some(&resources));
+            resources.pids().map(|pids| pids.limit())
+        };
+        assert_eq!(limit(r#"{"pids": {}}"#), None);
+        assert_eq!(limit(r#"{"pids": {"limit": 0}}"#), Some(0));
+        assert_eq!(limit("{}"), None);
     }
 
     #[test]

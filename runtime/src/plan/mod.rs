@@ -145,11 +145,13 @@ pub fn plan(spec: &Spec, given: &Given<'_>) -> anyhow::Result<Plan> {
     };
     let process = spec.process().as_ref().context("/process: want a program to run")?;
     let program = Program::plan(process, means, &mut warnings)?;
+    let limits = Limits::new(linux.resources().as_ref())?;
+    warnings.extend_from_slice(limits.warnings());
     Ok(Plan {
         hostname: text(spec.hostname()),
         domainname: text(spec.domainname()),
         root: root(spec, &linux, given, maps.as_ref())?,
-        limits: Limits::new(linux.resources().as_ref())?,
+        limits,
         sysctl: sysctl(&linux)?,
         program,
         hooks: spec.hooks().clone().unwrap_or_default(),

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "the one place for calls that no library wraps")]
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -166,10 +166,17 @@ pub struct BpfInstruction {
 
 const BPF_PROG_LOAD: i32 = 5;
 const BPF_PROG_ATTACH: i32 = 8;
+const BPF_PROG_DETACH: i32 = 9;
+const BPF_PROG_GET_FD_BY_ID: i32 = 13;
+const BPF_PROG_QUERY: i32 = 16;
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
 /// Programs of one cgroup are all asked, and all must agree.
 const BPF_F_ALLOW_MULTI: u32 = 2;
+/// The program takes the place of another at once (Linux 5.6).
+const BPF_F_REPLACE: u32 = 4;
+/// `BPF_CGROUP_MAX_PROGS`: programs that one cgroup can have.
+const MAX_PROGRAMS: usize = 64;
 
 /// `union bpf_attr` as far as `BPF_PROG_LOAD` reads it.
 #[repr(C)]
@@ -185,22 +192,55 @@ struct BpfLoad {
     flags: u32,
 }
 
-/// `union bpf_attr` as far as `BPF_PROG_ATTACH` reads it.
+/// `union bpf_attr` as far as `BPF_PROG_ATTACH` and `BPF_PROG_DETACH` read it.
 #[repr(C)]
+#[derive(Default)]
 struct BpfAttach {
     target: u32,
     program: u32,
     attach_type: u32,
     flags: u32,
+    replaced: u32,
 }
 
-fn bpf<T>(command: i32, attributes: &T) -> Result<i64> {
-    // SAFETY: `attributes` is one of the two structures above, which outlives the call, with its
-    // true size; the pointers in it are to slices that the callers keep.
+/// `union bpf_attr` as far as `BPF_PROG_QUERY` reads it, and writes `count`.
+#[repr(C)]
+struct BpfQuery {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    padding: u32,
+}
+
+/// `union bpf_attr` as far as `BPF_PROG_GET_FD_BY_ID` reads it.
+#[repr(C)]
+struct BpfGetById {
+    id: u32,
+    next: u32,
+    open_flags: u32,
+}
+
+fn bpf<T>(command: i32, attributes: &mut T) -> Result<i64> {
+    // SAFETY: `attributes` is one of the structures above, which outlives the call, with its true
+    // size; the pointers in it are to memory of the said length that the callers keep.
     let done = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>())
     };
     Errno::result(done)
+}
+
+/// A call that makes a descriptor.
+fn bpf_open<T>(command: i32, attributes: &mut T) -> Result<OwnedFd> {
+    let fd = i32::try_from(bpf(command, attributes)?).map_err(|_no_descriptor| Errno::EBADF)?;
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn number(fd: impl AsFd) -> u32 {
+    fd.as_fd().as_raw_fd().unsigned_abs()
 }
 
 /// Loads a program that decides about device access and attaches it to the cgroup `directory`.
@@ -210,9 +250,40 @@ fn bpf<T>(command: i32, attributes: &T) -> Result<i64> {
 /// `EPERM` without `CAP_BPF` and `CAP_NET_ADMIN` (or `CAP_SYS_ADMIN`) in the first user namespace,
 /// `EINVAL` for a program that the verifier refuses or a kernel without `CONFIG_CGROUP_BPF`.
 pub fn attach_device_program(directory: impl AsFd, program: &[BpfInstruction]) -> Result<()> {
-    use std::os::fd::{FromRawFd as _, OwnedFd};
+    attach(&directory, &load(program)?, None)
+}
 
-    let load = BpfLoad {
+/// Loads a program that decides about device access and attaches it to the cgroup `directory` in place of
+/// those that are there. At no moment is there none.
+///
+/// # Errors
+///
+/// As [`attach_device_program`].
+pub fn replace_device_programs(directory: impl AsFd, program: &[BpfInstruction]) -> Result<()> {
+    let loaded = load(program)?;
+    let old = attached(&directory)?;
+    if let [only] = &old[..] {
+        match attach(&directory, &loaded, Some(only)) {
+            // A kernel before 5.6, or one that is not attached with our flags.
+            Err(Errno::EINVAL) => {}
+            replaced => return replaced,
+        }
+    }
+    attach(&directory, &loaded, None)?;
+    for program in old {
+        let mut detach = BpfAttach {
+            target: number(&directory),
+            program: number(&program),
+            attach_type: BPF_CGROUP_DEVICE,
+            ..BpfAttach::default()
+        };
+        bpf(BPF_PROG_DETACH, &mut detach)?;
+    }
+    Ok(())
+}
+
+fn load(program: &[BpfInstruction]) -> Result<OwnedFd> {
+    let mut load = BpfLoad {
         program_type: BPF_PROG_TYPE_CGROUP_DEVICE,
         instruction_count: u32::try_from(program.len()).map_err(|_too_long| Errno::E2BIG)?,
         instructions: program.as_ptr() as u64,
@@ -223,16 +294,39 @@ pub fn attach_device_program(directory: impl AsFd, program: &[BpfInstruction]) -
         kernel_version: 0,
         flags: 0,
     };
-    let fd = i32::try_from(bpf(BPF_PROG_LOAD, &load)?).map_err(|_no_descriptor| Errno::EBADF)?;
-    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
-    let loaded = unsafe { OwnedFd::from_raw_fd(fd) };
-    let attach = BpfAttach {
-        target: directory.as_fd().as_raw_fd().unsigned_abs(),
-        program: loaded.as_raw_fd().unsigned_abs(),
+    bpf_open(BPF_PROG_LOAD, &mut load)
+}
+
+fn attach(directory: impl AsFd, program: &OwnedFd, replaced: Option<&OwnedFd>) -> Result<()> {
+    let flags = if replaced.is_some() { BPF_F_REPLACE } else { 0 };
+    let mut attach = BpfAttach {
+        target: number(directory),
+        program: number(program),
         attach_type: BPF_CGROUP_DEVICE,
-        flags: BPF_F_ALLOW_MULTI,
+        flags: BPF_F_ALLOW_MULTI | flags,
+        replaced: replaced.map_or(0, number),
     };
-    bpf(BPF_PROG_ATTACH, &attach).map(drop)
+    bpf(BPF_PROG_ATTACH, &mut attach).map(drop)
+}
+
+/// The programs of this kind on the cgroup itself.
+fn attached(directory: impl AsFd) -> Result<Vec<OwnedFd>> {
+    let mut ids = [0_u32; MAX_PROGRAMS];
+    let mut query = BpfQuery {
+        target: number(directory),
+        attach_type: BPF_CGROUP_DEVICE,
+        query_flags: 0,
+        attach_flags: 0,
+        programs: ids.as_mut_ptr() as u64,
+        count: u32::try_from(ids.len()).map_err(|_too_long| Errno::E2BIG)?,
+        padding: 0,
+    };
+    bpf(BPF_PROG_QUERY, &mut query)?;
+    let count = usize::try_from(query.count).unwrap_or_default().min(ids.len());
+    let open = |id: &u32| {
+        bpf_open(BPF_PROG_GET_FD_BY_ID, &mut BpfGetById { id: *id, next: 0, open_flags: 0 })
+    };
+    ids[..count].iter().map(open).collect()
 }
 
 #[cfg(test)]

@@ -124,6 +124,17 @@ pub fn check_process(process: &oci::Process) -> Result<(), Problems> {
     problems.into_result()
 }
 
+/// Checks resources alone, as `update` takes them; the pointers are those of a whole config.
+///
+/// # Errors
+///
+/// As [`check()`].
+pub fn check_resources(resources: &oci::LinuxResources) -> Result<(), Problems> {
+    let mut problems = Problems::default();
+    resources::check(resources, &mut problems);
+    problems.into_result()
+}
+
 /// Writes `key` as one step of a JSON pointer (RFC 6901).
 pub(crate) fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")

@@ -1,8 +1,20 @@
 //! `linux.resources`: limits that a cgroup can hold at all.
 
+use std::ops::RangeInclusive;
+
 use oci_spec::runtime as oci;
 
-use super::Problems;
+use super::{Problems, escape, linux::sorted};
+
+/// Weights of block I/O (runtime-spec, "Block IO").
+const WEIGHTS: RangeInclusive<u16> = 10..=1000;
+
+/// `IFNAMSIZ` without the NUL: bytes of an interface's name.
+const INTERFACE_NAME_MAX: usize = 15;
+
+/// Files of version 2 that are no limits: they would move, kill or stop processes.
+const ACTIONS: [&str; 5] =
+    ["cgroup.procs", "cgroup.threads", "cgroup.kill", "cgroup.freeze", "cgroup.type"];
 
 pub(super) fn check(resources: &oci::LinuxResources, problems: &mut Problems) {
     for (index, rule) in resources.devices().iter().flatten().enumerate() {
@@ -13,6 +25,109 @@ pub(super) fn check(resources: &oci::LinuxResources, problems: &mut Problems) {
     }
     if let Some(cpu) = resources.cpu() {
         check_cpu(cpu, problems);
+    }
+    if let Some(block_io) = resources.block_io() {
+        check_block_io(block_io, problems);
+    }
+    for (index, limit) in resources.hugepage_limits().iter().flatten().enumerate() {
+        check_huge_pages(limit, &format!("/linux/resources/hugepageLimits/{index}"), problems);
+    }
+    let network = resources.network().as_ref();
+    let priorities = network.and_then(|network| network.priorities().as_ref());
+    for (index, priority) in priorities.into_iter().flatten().enumerate() {
+        let at = format!("/linux/resources/network/priorities/{index}/name");
+        problems.add_some(&at, wrong_interface(priority.name()));
+    }
+    for (name, _) in sorted(resources.rdma().iter().flatten()) {
+        let at = format!("/linux/resources/rdma/{}", escape(name));
+        problems.add_some(&at, wrong_word(name, "a device"));
+    }
+    for (name, text) in sorted(resources.unified().iter().flatten()) {
+        let at = format!("/linux/resources/unified/{}", escape(name));
+        problems.add_some(&at, wrong_unified(name));
+        problems.add_some(&at, text.contains('\0').then_some("holds a NUL"));
+    }
+}
+
+fn check_block_io(block_io: &oci::LinuxBlockIo, problems: &mut Problems) {
+    let at = "/linux/resources/blockIO";
+    let mut weight = |pointer: String, weight: Option<u16>| {
+        // Engines write 0 for "not given".
+        if weight.is_some_and(|weight| weight != 0 && !WEIGHTS.contains(&weight)) {
+            let (least, most) = (WEIGHTS.start(), WEIGHTS.end());
+            problems.add(pointer, format!("want {least} to {most}"));
+        }
+    };
+    weight(format!("{at}/weight"), block_io.weight());
+    weight(format!("{at}/leafWeight"), block_io.leaf_weight());
+    let devices = block_io.weight_device().as_deref().unwrap_or_default();
+    for (index, device) in devices.iter().enumerate() {
+        weight(format!("{at}/weightDevice/{index}/weight"), device.weight());
+        weight(format!("{at}/weightDevice/{index}/leafWeight"), device.leaf_weight());
+    }
+    for (index, device) in devices.iter().enumerate() {
+        let at = format!("{at}/weightDevice/{index}");
+        problems.add_some(&at, wrong_number(device.major(), device.minor()));
+    }
+    for (name, devices) in [
+        ("throttleReadBpsDevice", block_io.throttle_read_bps_device()),
+        ("throttleWriteBpsDevice", block_io.throttle_write_bps_device()),
+        ("throttleReadIOPSDevice", block_io.throttle_read_iops_device()),
+        ("throttleWriteIOPSDevice", block_io.throttle_write_iops_device()),
+    ] {
+        for (index, device) in devices.iter().flatten().enumerate() {
+            let at = format!("{at}/{name}/{index}");
+            problems.add_some(&at, wrong_number(device.major(), device.minor()));
+        }
+    }
+}
+
+fn wrong_number(major: i64, minor: i64) -> Option<&'static str> {
+    (major < 0 || minor < 0).then_some("want the numbers of one device")
+}
+
+/// The size is part of a file's name, so it must be no path.
+fn check_huge_pages(limit: &oci::LinuxHugepageLimit, at: &str, problems: &mut Problems) {
+    let size = limit.page_size();
+    let number = ["KB", "MB", "GB"].iter().find_map(|unit| size.strip_suffix(unit));
+    let is_number = |text: &str| {
+        !text.is_empty() && !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit())
+    };
+    if !number.is_some_and(is_number) {
+        let sentence = format!("{size:?} is no size of pages: want one as in 64KB, 2MB, 1GB");
+        problems.add(format!("{at}/pageSize"), sentence);
+    }
+    if limit.limit() < 0 {
+        problems.add(format!("{at}/limit"), "want bytes");
+    }
+}
+
+fn wrong_interface(name: &str) -> Option<String> {
+    if name.len() > INTERFACE_NAME_MAX {
+        return Some(format!("{name:?} has more than {INTERFACE_NAME_MAX} bytes"));
+    }
+    wrong_word(name, "an interface")
+}
+
+/// Names are one word of a line that the kernel reads.
+fn wrong_word(name: &str, what: &str) -> Option<String> {
+    let is_word = !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c == '\0');
+    (!is_word).then(|| format!("{name:?} is no name of {what}"))
+}
+
+/// Each key is the name of a file in the container's own cgroup.
+fn wrong_unified(name: &str) -> Option<String> {
+    let controller = name.split_once('.').map_or("", |(controller, _)| controller);
+    let is_lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if name.contains('/') {
+        Some("is a path: want the name of a file (no slashes)".to_owned())
+    } else if controller.is_empty() || !controller.bytes().all(is_lower) {
+        let form = "the specified key has not the form CONTROLLER.VALUE";
+        Some(format!("{form} `{name}`: want the name of a file, as in memory.high"))
+    } else if ACTIONS.contains(&name) {
+        Some("is no limit: remove it".to_owned())
+    } else {
+        None
     }
 }
 
@@ -57,6 +172,9 @@ fn check_memory(memory: &oci::LinuxMemory, problems: &mut Problems) {
 fn check_cpu(cpu: &oci::LinuxCpu, problems: &mut Problems) {
     if cpu.quota().is_some_and(|quota| quota < -1) {
         problems.add("/linux/resources/cpu/quota", "want microseconds, or -1 for no limit");
+    }
+    if cpu.realtime_runtime().is_some_and(|runtime| runtime < -1) {
+        problems.add("/linux/resources/cpu/realtimeRuntime", "want microseconds, or -1 for none");
     }
     if cpu.idle().is_some_and(|idle| !(0..=1).contains(&idle)) {
         problems.add("/linux/resources/cpu/idle", "want 0 or 1");
@@ -129,6 +247,67 @@ mod tests {
             ],
             checked,
         );
+    }
+
+    #[test]
+    fn resources_of_devices_and_networks() {
+        table(
+            [
+                (
+                    "/linux/resources/blockIO",
+                    json!({"weight": 9, "leafWeight": 0,
+                        "weightDevice": [{"major": 8, "minor": -1, "weight": 1001}],
+                        "throttleReadIOPSDevice": [{"major": -8, "minor": 0, "rate": 1}]}),
+                    "/linux/resources/blockIO/weight: want 10 to 1000; \
+                     /linux/resources/blockIO/weightDevice/0/weight: want 10 to 1000; \
+                     /linux/resources/blockIO/weightDevice/0: want the numbers of one device; \
+                     /linux/resources/blockIO/throttleReadIOPSDevice/0: \
+                     want the numbers of one device",
+                ),
+                (
+                    "/linux/resources/hugepageLimits",
+                    json!([{"pageSize": "2MB", "limit": 0}, {"pageSize": "../2MB", "limit": -1},
+                        {"pageSize": "GB", "limit": 1}]),
+                    "/linux/resources/hugepageLimits/1/pageSize: \"../2MB\" is no size of pages: \
+                     want one as in 64KB, 2MB, 1GB; \
+                     /linux/resources/hugepageLimits/1/limit: want bytes; \
+                     /linux/resources/hugepageLimits/2/pageSize: \"GB\" is no size of pages: \
+                     want one as in 64KB, 2MB, 1GB",
+                ),
+                (
+                    "/linux/resources/network",
+                    json!({"classID": 1, "priorities": [{"name": "e 0", "priority": 1},
+                        {"name": "sixteen-letters-", "priority": 1}]}),
+                    "/linux/resources/network/priorities/0/name: \"e 0\" is no name of an \
+                     interface; /linux/resources/network/priorities/1/name: \
+                     \"sixteen-letters-\" has more than 15 bytes",
+                ),
+                ("/linux/resources/rdma", json!({"mlx5_1": {"hcaHandles": 1}}), ""),
+                (
+                    "/linux/resources/rdma",
+                    json!({"": {"hcaHandles": 1}}),
+                    "/linux/resources/rdma/: \"\" is no name of a device",
+                ),
+            ],
+            checked,
+        );
+    }
+
+    #[test]
+    fn words_of_version_2_are_names_of_limits() {
+        for (name, complaint) in [
+            ("memory.high", ""),
+            ("hugetlb.1GB.rsvd.max", ""),
+            ("../memory.max", "is a path"),
+            ("NOT-A-VALID-KEY", "has not the form CONTROLLER.VALUE `NOT-A-VALID-KEY`"),
+            (".max", "has not the form CONTROLLER.VALUE"),
+            ("cgroup.procs", "is no limit"),
+            ("cgroup.max.depth", ""),
+        ] {
+            let wrong = super::wrong_unified(name).unwrap_or_default();
+            assert!(wrong.contains(complaint), "{name}: {wrong}");
+            assert_eq!(wrong.is_empty(), complaint.is_empty(), "{name}: {wrong}");
+        }
     }
 
     #[test]

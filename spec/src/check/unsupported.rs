@@ -8,7 +8,6 @@ use oci_spec::runtime as oci;
 
 use super::{
     Problem, Problems, has_namespace,
-    linux::sorted,
     mounts::{is_change, options},
 };
 use crate::mount_options::{is_applied, mount_option};
@@ -33,9 +32,6 @@ pub fn unsupported(spec: &oci::Spec) -> Vec<Problem> {
         refused.linux(linux);
         if let Some(seccomp) = linux.seccomp() {
             refused.seccomp(seccomp);
-        }
-        if let Some(resources) = linux.resources() {
-            refused.resources(resources);
         }
     }
     refused.field("/vm", spec.vm().is_some());
@@ -122,65 +118,6 @@ impl Refused {
             self.0.add(format!("/linux/seccomp/flags/{index}"), sentence);
         }
     }
-
-    fn resources(&mut self, resources: &oci::LinuxResources) {
-        let at = "/linux/resources";
-        if let Some(memory) = resources.memory() {
-            self.memory(memory);
-        }
-        if let Some(cpu) = resources.cpu() {
-            self.cpu(cpu);
-        }
-        let block_io = resources.block_io().as_ref().is_some_and(asks_block_io);
-        self.field(&format!("{at}/blockIO"), block_io);
-        let huge = !is_none_or_empty(resources.hugepage_limits());
-        self.field(&format!("{at}/hugepageLimits"), huge);
-        let network = resources.network().as_ref().is_some_and(|network| {
-            network.class_id().unwrap_or(0) != 0 || !is_none_or_empty(network.priorities())
-        });
-        self.field(&format!("{at}/network"), network);
-        let rdma = resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty());
-        self.field(&format!("{at}/rdma"), rdma);
-        for (name, _) in sorted(resources.unified().iter().flatten()) {
-            self.field(&format!("{at}/unified/{}", super::escape(name)), true);
-        }
-    }
-
-    /// `useHierarchy` asks for what every kernel since 5.11 does.
-    fn memory(&mut self, memory: &oci::LinuxMemory) {
-        let at = "/linux/resources/memory";
-        let kernel = memory.kernel();
-        self.field(&format!("{at}/kernel"), kernel.unwrap_or(0) > 0);
-        self.field(&format!("{at}/kernelTCP"), memory.kernel_tcp().unwrap_or(0) > 0);
-        let swappiness = memory.swappiness().is_some_and(|percent| percent <= 100);
-        self.field(&format!("{at}/swappiness"), swappiness);
-        let no_killer = memory.disable_oom_killer() == Some(true);
-        self.field(&format!("{at}/disableOOMKiller"), no_killer);
-        let checked = memory.check_before_update() == Some(true);
-        self.field(&format!("{at}/checkBeforeUpdate"), checked);
-    }
-
-    fn cpu(&mut self, cpu: &oci::LinuxCpu) {
-        let at = "/linux/resources/cpu";
-        self.field(&format!("{at}/burst"), cpu.burst().unwrap_or(0) > 0);
-        self.field(&format!("{at}/idle"), cpu.idle().unwrap_or(0) != 0);
-        self.field(&format!("{at}/realtimeRuntime"), cpu.realtime_runtime().unwrap_or(0) != 0);
-        self.field(&format!("{at}/realtimePeriod"), cpu.realtime_period().unwrap_or(0) != 0);
-    }
-}
-
-fn asks_block_io(block_io: &oci::LinuxBlockIo) -> bool {
-    block_io.weight().unwrap_or(0) != 0
-        || block_io.leaf_weight().unwrap_or(0) != 0
-        || !is_none_or_empty(block_io.weight_device())
-        || [
-            block_io.throttle_read_bps_device(),
-            block_io.throttle_write_bps_device(),
-            block_io.throttle_read_iops_device(),
-            block_io.throttle_write_iops_device(),
-        ]
-        .into_iter()
-        .any(|devices| !is_none_or_empty(devices))
 }
 
 fn is_given(label: &Option<String>) -> bool {
@@ -224,17 +161,6 @@ mod tests {
             ("/linux/memoryPolicy", json!({"mode": "MPOL_LOCAL"})),
             ("/linux/netDevices", json!({"eth0": {}})),
             ("/vm", json!({"kernel": {"path": "/k"}})),
-            ("/linux/resources/blockIO", json!({"weight": 10})),
-            ("/linux/resources/blockIO", json!({"throttleReadBpsDevice": [{"rate": 1}]})),
-            ("/linux/resources/hugepageLimits", json!([{"pageSize": "2MB", "limit": 1}])),
-            ("/linux/resources/network", json!({"classID": 1})),
-            ("/linux/resources/rdma", json!({"mlx5": {}})),
-            ("/linux/resources/unified/io.max", json!("x")),
-            ("/linux/resources/memory/kernel", json!(1)),
-            ("/linux/resources/memory/swappiness", json!(0)),
-            ("/linux/resources/memory/disableOOMKiller", json!(true)),
-            ("/linux/resources/cpu/realtimePeriod", json!(1)),
-            ("/linux/resources/cpu/idle", json!(1)),
         ] {
             assert_eq!(found(pointer, value), format!("{pointer}: {REMOVE}"));
         }
@@ -249,16 +175,6 @@ mod tests {
                 ("/linux/mountLabel", json!(""), ""),
                 ("/linux/timeOffsets", json!({}), ""),
                 ("/windows", json!({"layerFolders": ["a"]}), ""),
-                (
-                    "/linux/resources",
-                    json!({"memory": {"disableOOMKiller": false, "swappiness": u64::MAX,
-                        "kernel": 0, "useHierarchy": true},
-                        "cpu": {"realtimePeriod": 0, "realtimeRuntime": 0, "burst": 0, "idle": 0},
-                        "blockIO": {"weight": 0, "weightDevice": [], "throttleReadBpsDevice": []},
-                        "hugepageLimits": [], "network": {"classID": 0}, "unified": {},
-                        "rdma": {}}),
-                    "",
-                ),
             ],
             |spec| Problems::from(unsupported(spec)).to_string(),
         );

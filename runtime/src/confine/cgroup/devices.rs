@@ -132,6 +132,33 @@ pub(super) fn apply(cgroup: &Cgroup, rules: &[Rule]) -> Result<()> {
     }
 }
 
+/// Puts `rules` in force in place of those that are, in a cgroup in use.
+pub(super) fn replace(cgroup: &Cgroup, rules: &[Rule]) -> Result<()> {
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let replaced = match (cgroup.v1("devices"), &cgroup.unified) {
+        (Some(directory), _) => while_frozen(cgroup, || write_lists(directory, rules))?,
+        (None, Some(directory)) => replace_program(directory, rules),
+        (None, None) => return Ok(()),
+    };
+    match replaced {
+        Err(Errno::EPERM | Errno::EACCES) if !cgroup.privileged => Ok(()),
+        replaced => replaced.context("/linux/resources/devices: replace the device rules"),
+    }
+}
+
+/// Rule by rule, the lists of version 1 deny for a moment what they will allow: nobody may see that.
+fn while_frozen<T>(cgroup: &Cgroup, change: impl FnOnce() -> T) -> Result<T> {
+    if !cgroup.has_freezer() || cgroup.frozen()? {
+        return Ok(change());
+    }
+    cgroup.freeze()?;
+    let changed = change();
+    cgroup.thaw()?;
+    Ok(changed)
+}
+
 /// `devices.deny` and `devices.allow` take one rule a write.
 fn write_lists(directory: &Directory, rules: &[Rule]) -> nix::Result<()> {
     let open = |name| {
@@ -149,6 +176,11 @@ fn write_lists(directory: &Directory, rules: &[Rule]) -> nix::Result<()> {
 fn attach_program(directory: &Directory, rules: &[Rule]) -> nix::Result<()> {
     let cgroup = File::open(&directory.path).map_err(|error| errno_of(&error))?;
     filter::attach_device_program(&cgroup, &program(rules))
+}
+
+fn replace_program(directory: &Directory, rules: &[Rule]) -> nix::Result<()> {
+    let cgroup = File::open(&directory.path).map_err(|error| errno_of(&error))?;
+    filter::replace_device_programs(&cgroup, &program(rules))
 }
 
 /// Registers of the program: the answer; the context, later a scratch; what the context says.

@@ -9,6 +9,8 @@ mod files;
 mod hierarchies;
 mod limits;
 mod plan;
+mod resources;
+mod setting;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -73,6 +75,10 @@ impl Entrance {
 }
 
 impl Directory {
+    fn is_unified(&self) -> bool {
+        self.controllers.is_empty()
+    }
+
     fn read(&self, file: &str) -> Result<String> {
         let path = self.path.join(file);
         files::read(&path).with_context(|| format!("read {}", path.display()))
@@ -173,6 +179,16 @@ impl Cgroup {
     pub fn apply(&self, limits: &Limits) -> Result<()> {
         limits.apply(self)?;
         devices::apply(self, limits.devices())
+    }
+
+    /// Changes the limits of a cgroup in use; its device rules are replaced if there are new ones.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::apply`]. The limits are then what they were, as far as a file holds one value.
+    pub fn change(&self, limits: &Limits) -> Result<()> {
+        limits.replace(self)?;
+        devices::replace(self, limits.devices())
     }
 
     /// Every process in the cgroup and those below it.

@@ -162,7 +162,7 @@ impl Place {
             Ok(()) if is_cpuset => return fill_cpuset(path, &self.mount),
             Ok(()) => return Ok(()),
             Err(Errno::ENOENT) => fs::create_dir_all(path)?,
-            Err(Errno::EEXIST) => must_be_empty(path)?,
+            Err(Errno::EEXIST) => must_be_free(path)?,
             Err(errno) => return Err(errno.into()),
         }
         if is_cpuset {
@@ -174,12 +174,21 @@ impl Place {
     }
 }
 
-/// A cgroup that somebody else uses must not become ours: delete would kill what is in it.
-fn must_be_empty(path: &Path) -> io::Result<()> {
-    let busy = |_first: &str| {
-        io::Error::other("it exists already and holds processes (cure: another cgroupsPath or id)")
-    };
-    files::read(&path.join("cgroup.procs"))?.lines().next().map_or(Ok(()), |first| Err(busy(first)))
+/// A cgroup that somebody else uses must not become ours: delete would kill what is in it. In one that
+/// is frozen, init would stand still for ever.
+fn must_be_free(path: &Path) -> io::Result<()> {
+    let cure = "cure: another cgroupsPath or id";
+    if !files::read(&path.join("cgroup.procs"))?.is_empty() {
+        return Err(io::Error::other(format!("container's cgroup is not empty ({cure})")));
+    }
+    let is_frozen = [("freezer.state", "THAWED"), ("cgroup.freeze", "0")]
+        .iter()
+        .any(|(file, no)| files::read(&path.join(file)).is_ok_and(|state| state.trim_end() != *no));
+    if is_frozen {
+        let text = format!("container's cgroup unexpectedly frozen ({cure}, or thaw it)");
+        return Err(io::Error::other(text));
+    }
+    Ok(())
 }
 
 /// No process may enter a cpuset of version 1 without processors and memory nodes, and a new one has

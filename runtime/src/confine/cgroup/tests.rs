@@ -138,9 +138,61 @@ fn a_cgroup_in_use_is_not_taken_over() {
     let (mut child, pid) = sleeper();
     cgroup.enter(pid).unwrap();
     let error = format!("{:#}", again.create(&Limits::default()).unwrap_err());
-    assert!(error.contains("holds processes"), "{error}");
+    assert!(error.contains("container's cgroup is not empty"), "{error}");
     cgroup.kill_all().unwrap();
     child.wait().unwrap();
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn a_frozen_cgroup_is_not_taken_over() {
+    for v2_only in [false, true] {
+        let Some(cgroup) = make("ice", v2_only) else { continue };
+        let (directory, freezer) = cgroup.freezer().unwrap();
+        directory.write(freezer.file, freezer.stop).unwrap();
+        let again = plan_for("ice", v2_only).unwrap();
+        let error = format!("{:#}", again.create(&Limits::default()).unwrap_err());
+        assert!(error.contains("container's cgroup unexpectedly frozen"), "{error}");
+        cgroup.remove().unwrap();
+    }
+}
+
+#[test]
+fn a_change_arrives_whole_or_not_at_all() {
+    if !is_real_root() {
+        return;
+    }
+    let Some(cgroup) = make("change", false) else { return };
+    let parse = |json: &str| serde_json::from_str(json).unwrap();
+    let change = |json: &str| cgroup.change(&Limits::change(&parse(json), &parse(json)).unwrap());
+    let read = |controller: &str, file: &str| {
+        let path = cgroup.dir_of(controller).unwrap().join(file);
+        fs::read_to_string(path).unwrap().trim_end().to_owned()
+    };
+    if cgroup.v1("memory").is_some() {
+        // Above the old limit of both, below it, and away: each needs another order.
+        for (limit, swap) in [(10, 20), (30, 40), (5, 6), (-1, -1)] {
+            let bytes = |megabytes: i64| if megabytes < 0 { -1 } else { megabytes << 20 };
+            let (limit, swap) = (bytes(limit), bytes(swap));
+            change(&format!(r#"{{"memory": {{"limit": {limit}, "swap": {swap}}}}}"#)).unwrap();
+            if limit > 0 {
+                assert_eq!(read("memory", "memory.limit_in_bytes"), limit.to_string());
+                assert_eq!(read("memory", "memory.memsw.limit_in_bytes"), swap.to_string());
+            }
+        }
+        assert!(read("memory", "memory.limit_in_bytes").len() > 15);
+    }
+    if cgroup.v1("cpu").is_none() {
+        return cgroup.remove().unwrap();
+    }
+    change(r#"{"cpu": {"quota": 5000, "period": 10000, "burst": 5000}}"#).unwrap();
+    change(r#"{"cpu": {"quota": 90000, "period": 100000, "burst": 90000}}"#).unwrap();
+    let error = change(r#"{"cpu": {"shares": 77, "period": 5}}"#).unwrap_err().to_string();
+    assert!(
+        error.contains("/linux/resources/cpu/period: write \"5\" to cpu.cfs_period_us: EINVAL")
+    );
+    assert_eq!(read("cpu", "cpu.shares"), "1024", "what was written before is taken back");
+    assert_eq!(read("cpu", "cpu.cfs_burst_us"), "90000");
     cgroup.remove().unwrap();
 }
 
@@ -205,7 +257,7 @@ fn a_limit_that_cannot_be_kept_names_the_controller() {
     let controllers = cgroup.unified_dir().unwrap().parent().unwrap().join("cgroup.controllers");
     if !fs::read_to_string(controllers).unwrap().contains("pids") {
         let error = cgroup.apply(&limits(r#"{"pids": {"limit": 5}}"#)).unwrap_err().to_string();
-        assert!(error.starts_with("/linux/resources/pids: no pids controller"), "{error}");
+        assert!(error.starts_with("/linux/resources/pids/limit: no pids controller"), "{error}");
     }
     cgroup.remove().unwrap();
 }
