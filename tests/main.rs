@@ -16,6 +16,7 @@ mod lifecycle;
 mod namespaces;
 mod overlay;
 mod process;
+mod resources;
 mod rootfs;
 mod run;
 mod userns;

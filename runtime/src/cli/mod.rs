@@ -17,6 +17,7 @@ mod run;
 mod spec;
 mod start;
 mod state;
+mod update;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -118,6 +119,8 @@ enum Verb {
     Pause(pause::Pause),
     /// Let the processes of a paused container go on
     Resume(resume::Resume),
+    /// Change the limits of a container
+    Update(update::Update),
     /// List the containers
     List(list::List),
     /// Show the processes of a container
@@ -148,6 +151,7 @@ impl Command {
             Verb::Exec(verb) => verb.run(global),
             Verb::Pause(verb) => verb.run(global),
             Verb::Resume(verb) => verb.run(global),
+            Verb::Update(verb) => verb.run(global),
             Verb::List(verb) => verb.run(global),
             Verb::Ps(verb) => verb.run(global),
             Verb::Spec(verb) => verb.run(global),
@@ -255,6 +259,9 @@ mod tests {
             "rrun kill --all ID KILL",
             "rrun exec --process p --detach --pid-file f ID",
             "rrun exec --cwd / -e A=1 ID sh -c 'exit 1'",
+            "rrun update --resources - ID",
+            "rrun update --resources=/f ID",
+            "rrun update ID --memory -1 --cpu-quota -1 --pids-limit -1 --memory-swap 1g",
             "rrun run --bundle /b --no-pivot --no-new-keyring --preserve-fds 2 ID",
         ] {
             let parsed = Command::try_parse_from(line.split(' '));

@@ -14,6 +14,7 @@ pub mod run;
 pub mod start;
 pub mod state;
 mod status;
+pub mod update;
 
 pub use id::ContainerId;
 pub use status::{Action, Status};

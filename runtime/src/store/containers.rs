@@ -296,6 +296,16 @@ impl Entry {
         store::replace_until_reboot(&self.path.join(CONFIG), text)
     }
 
+    /// The configuration as [`Self::write_config`] keeps it.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading a file.
+    pub fn config_text(&self) -> anyhow::Result<Vec<u8>> {
+        let path = self.path.join(CONFIG);
+        fs::read(&path).with_context(|| format!("read {}", path.display()))
+    }
+
     /// Writes what will be known of the container once it is [published](Draft::publish).
     ///
     /// # Errors
