@@ -5,7 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 /// The layers of an overlay and how it behaves.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The read-only layers, topmost first; at least one.
     pub lowerdirs: Vec<PathBuf>,
@@ -16,6 +16,22 @@ pub struct Config {
     /// Whether the kernel gathers writes before it sends them. Small and random writes gain;
     /// large streams lose, and a stat after a write asks the server again.
     pub writeback: bool,
+    /// Whether directories of lower layers can be renamed: the upper directory then says where they
+    /// come from, which kernel overlayfs with `userxattr` refuses to follow (`EPERM`), and of which
+    /// fuse-overlayfs knows nothing. Without, they are `EXDEV`, and mv(1) copies.
+    pub redirect_dir: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            lowerdirs: Vec::new(),
+            upperdir: None,
+            workdir: None,
+            writeback: false,
+            redirect_dir: true,
+        }
+    }
 }
 
 /// Why an option string cannot be used.
@@ -23,7 +39,7 @@ pub struct Config {
 pub enum ConfigError {
     /// The option is not one of ours.
     #[error(
-        "unknown option {0:?}: the options are lowerdir=, upperdir=, workdir=, writeback, nowriteback"
+        "unknown option {0:?}: the options are lowerdir=, upperdir=, workdir=, writeback, nowriteback, redirect_dir=on|off"
     )]
     Unknown(String),
     /// An option that must be given once was given again.
@@ -73,6 +89,8 @@ impl Config {
             (b"workdir", Some(value)) => set(&mut self.workdir, "workdir", value)?,
             (b"writeback", None) => self.writeback = true,
             (b"nowriteback", None) => self.writeback = false,
+            (b"redirect_dir", Some(b"on")) => self.redirect_dir = true,
+            (b"redirect_dir", Some(b"off")) => self.redirect_dir = false,
             (b"", None) => {}
             _ => return Err(ConfigError::Unknown(String::from_utf8_lossy(option).into_owned())),
         }
@@ -144,7 +162,7 @@ mod tests {
             lowerdirs: lower.iter().map(PathBuf::from).collect(),
             upperdir: upper.map(PathBuf::from),
             workdir: work.map(PathBuf::from),
-            writeback: false,
+            ..Config::default()
         }
     }
 

@@ -129,6 +129,8 @@ pub struct Overlay {
     /// Keeps the lock on the work directory.
     _workdir: Option<UpperFolder>,
     pub(crate) writeback: bool,
+    /// Whether directories of lower layers may be renamed.
+    pub(crate) redirect_dir: bool,
 }
 
 impl Overlay {
@@ -162,7 +164,8 @@ impl Overlay {
             upper = Some(Upper::prepare(root, &work).map_err(failed)?);
             held = Some(work);
         }
-        Ok(Self { lowers, upper, _workdir: held, writeback: config.writeback })
+        let Config { writeback, redirect_dir, .. } = *config;
+        Ok(Self { lowers, upper, _workdir: held, writeback, redirect_dir })
     }
 
     /// The lower layer with this index.

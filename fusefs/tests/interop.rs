@@ -6,7 +6,9 @@ use std::path::Path;
 
 use nix::mount::{MsFlags, mount, umount};
 
-use crate::common::{Identity, Layers, Mounted, everywhere, names, tree_text, without_devices};
+use crate::common::{
+    Identity, Layers, Mounted, everywhere, names, tree_text, without_devices, xattr,
+};
 
 /// Mounts the same layers with the kernel's own overlayfs, as far as this identity may.
 fn kernel_mount(layers: &Layers, lowers: usize) {
@@ -117,10 +119,7 @@ fn we_follow_the_redirects_of_overlayfs() {
         if identity != Identity::Root {
             return;
         }
-        let layers = Layers::new(stage, 2);
-        layers.file(2, "a/b/c/file", "deep");
-        layers.file(2, "a/b/other", "other");
-        layers.file(1, "a/b/upper", "upper");
+        let layers = with_folders(stage);
         let options = format!(
             "redirect_dir=on,lowerdir={}:{},upperdir={},workdir={}",
             layers.lower(1).display(),
@@ -131,17 +130,92 @@ fn we_follow_the_redirects_of_overlayfs() {
         let (kind, none) = (Some("overlay"), MsFlags::empty());
         mount(kind, &layers.merged(), kind, none, Some(options.as_str())).unwrap();
         let root = layers.merged();
-        fs::rename(root.join("a/b"), root.join("a/sibling")).unwrap();
-        fs::rename(root.join("a/sibling/c"), root.join("far")).unwrap();
-        fs::create_dir(root.join("a/b")).unwrap();
+        move_folders(&root);
         let theirs = tree_text(&root);
         umount(&root).unwrap();
         let mounted = Mounted::new(&layers.config(), &root);
         assert_eq!(mounted.read("far/file"), "deep");
-        assert_eq!(names(&mounted.path("a/sibling")), ["other", "upper"]);
+        assert_eq!(names(&mounted.path("back")), ["other", "upper"]);
         let ours = tree_text(mounted.root());
         mounted.unmount();
         assert_eq!(ours, theirs);
+    });
+}
+
+/// Renames directories of lower layers, in all ways.
+fn move_folders(root: &Path) {
+    fs::rename(root.join("a/b"), root.join("a/sibling")).unwrap();
+    fs::rename(root.join("a/sibling/c"), root.join("far")).unwrap();
+    fs::create_dir(root.join("a/b")).unwrap();
+    fs::write(root.join("far/new"), "new").unwrap();
+    fs::rename(root.join("a"), root.join("z")).unwrap();
+    fs::rename(root.join("z/sibling"), root.join("back")).unwrap();
+}
+
+fn with_folders(stage: &Path) -> Layers {
+    let layers = Layers::new(stage, 2);
+    layers.file(2, "a/b/c/file", "deep");
+    layers.file(2, "a/b/other", "other");
+    layers.file(1, "a/b/upper", "upper");
+    layers
+}
+
+/// What our redirects look like to overlayfs mounted by real root, which reads them under another name.
+#[test]
+fn overlayfs_follows_our_redirects() {
+    everywhere(|identity, stage| {
+        if identity != Identity::Root {
+            return;
+        }
+        let layers = with_folders(stage);
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        move_folders(mounted.root());
+        let ours = tree_text(mounted.root());
+        mounted.unmount();
+        rename_attributes(&layers.upper());
+        let options = format!(
+            "redirect_dir=follow,lowerdir={}:{},upperdir={},workdir={}",
+            layers.lower(1).display(),
+            layers.lower(2).display(),
+            layers.upper().display(),
+            layers.work().display()
+        );
+        let (kind, none) = (Some("overlay"), MsFlags::empty());
+        mount(kind, &layers.merged(), kind, none, Some(options.as_str())).unwrap();
+        let theirs = tree_text(&layers.merged());
+        umount(&layers.merged()).unwrap();
+        assert_eq!(ours, theirs);
+    });
+}
+
+/// Gives all attributes of the format the names that real root's overlayfs reads.
+fn rename_attributes(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        for (name, value) in xattr::all(&path) {
+            let name = String::from_utf8(name).unwrap();
+            if let Some(rest) = name.strip_prefix("user.overlay.") {
+                xattr::set(&path, &format!("trusted.overlay.{rest}"), &value).unwrap();
+            }
+        }
+        if path.is_dir() && !path.is_symlink() {
+            rename_attributes(&path);
+        }
+    }
+}
+
+/// Overlayfs with `userxattr` follows no redirects: such a directory is `EPERM`, never a wrong one.
+#[test]
+fn overlayfs_as_a_user_mounts_it_refuses_redirects() {
+    everywhere(|_, stage| {
+        let layers = with_folders(stage);
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        fs::rename(mounted.path("a/b"), mounted.path("moved")).unwrap();
+        mounted.unmount();
+        kernel_mount(&layers, 2);
+        let refused = fs::metadata(layers.merged().join("moved")).unwrap_err();
+        umount(&layers.merged()).unwrap();
+        assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
     });
 }
 

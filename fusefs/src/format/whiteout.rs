@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 /// device nodes.
 const PREFIX: &[u8] = b".wh.";
 /// The marker file that makes its directory opaque.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// What aufs' own files start with; layers that it made still carry some.
 const INTERNAL: &[u8] = b".wh..wh.";
 

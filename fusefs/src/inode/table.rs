@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use super::Ino;
 use super::attr::Attr;
 use super::handles::OpenFile;
+use crate::format::redirect::Redirect;
 use crate::layer::stack::{Merged, Name, Search};
 use crate::layer::{Folder, LayerIndex};
 use crate::upper::UpperFolder;
@@ -107,6 +108,8 @@ pub(crate) struct Opened {
     pub(crate) upper: Option<Option<Arc<UpperFolder>>>,
     /// Its directories in lower layers, topmost first.
     pub(crate) lowers: Vec<LowerPart>,
+    /// What its directory in the upper layer says of the layers below.
+    pub(crate) redirect: Option<Redirect>,
     /// Its entries.
     pub(crate) listing: Listing,
     /// Whether new entries inherit an access control list, if known.
@@ -117,7 +120,7 @@ impl Opened {
     /// A new directory of the upper layer.
     pub(crate) fn empty() -> Self {
         let listing = Listing::new(Vec::new(), HashSet::new(), || Ino::ROOT);
-        Self { upper: Some(None), lowers: Vec::new(), listing, default_acl: None }
+        Self { upper: Some(None), lowers: Vec::new(), redirect: None, listing, default_acl: None }
     }
 }
 

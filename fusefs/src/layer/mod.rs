@@ -103,6 +103,19 @@ impl Folder {
         fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW)
     }
 
+    /// Whether there is anything called `name`.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` and the like.
+    pub(crate) fn has(&self, name: &OsStr) -> nix::Result<bool> {
+        match self.stat(name) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENOENT | Errno::ENAMETOOLONG) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
     /// The metadata of this directory.
     ///
     /// # Errors

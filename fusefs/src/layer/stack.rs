@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use nix::dir::Type;
@@ -130,6 +131,10 @@ fn true_kind(folder: &Folder, name: &OsStr, kind: Option<Type>) -> nix::Result<O
     }
 }
 
+/// Components of the longest path that is followed. What is deeper cannot have been written by an
+/// overlay, since no attribute holds it; redirects of many layers could add up to it.
+const DEEPEST: usize = 4096;
+
 /// Where the layers further down keep a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Search {
@@ -141,11 +146,18 @@ pub(crate) enum Search {
     FromRoot(Vec<Name>),
 }
 
-impl From<Redirect> for Search {
-    fn from(redirect: Redirect) -> Self {
-        match redirect {
-            Redirect::Sibling(name) => Self::Sibling(name),
-            Redirect::FromRoot(path) => Self::FromRoot(path),
+impl Search {
+    /// Where to look below a directory that was found so and has this `redirect`.
+    pub(crate) fn below(&self, redirect: Redirect) -> Self {
+        match (self, redirect) {
+            (_, Redirect::FromRoot(path)) => Self::FromRoot(path),
+            (Self::FromRoot(path), Redirect::Sibling(name)) => {
+                let mut path = path.clone();
+                path.pop();
+                path.push(name);
+                Self::FromRoot(path)
+            }
+            (_, Redirect::Sibling(name)) => Self::Sibling(name),
         }
     }
 }
@@ -170,18 +182,17 @@ pub(crate) fn find(parent: &Folder, name: &OsStr) -> nix::Result<Outcome> {
     match parent.folder(name) {
         Ok(folder) => Ok(Outcome::Found(folder)),
         Err(Errno::ENOTDIR) => Ok(Outcome::Blocked),
-        Err(Errno::ENOENT) => match parent.stat(&whiteout::marker_for(name)) {
-            Ok(_) => Ok(Outcome::Blocked),
-            Err(Errno::ENOENT | Errno::ENAMETOOLONG) => Ok(Outcome::Absent),
-            Err(errno) => Err(errno),
-        },
+        Err(Errno::ENOENT) => {
+            let hidden = parent.has(&whiteout::marker_for(name))?;
+            Ok(if hidden { Outcome::Blocked } else { Outcome::Absent })
+        }
         Err(errno) => Err(errno),
     }
 }
 
-/// Follows `path` from the root of one layer. On the way, directories may hide what is below or
-/// send the layers further down elsewhere; the second result is where those are to look, `None`
-/// for nowhere.
+/// Follows `path` from the root of one layer. On the way, directories and whiteouts beside them may
+/// hide what is below or send the layers further down elsewhere; the second result is where those
+/// are to look, `None` for nowhere.
 ///
 /// # Errors
 ///
@@ -197,10 +208,14 @@ pub(crate) fn walk(root: &Folder, path: &[Name]) -> nix::Result<(Outcome, Option
             Outcome::Absent => return Ok((Outcome::Absent, below)),
             Outcome::Blocked => return Ok((Outcome::Blocked, None)),
         };
+        if here.as_ref().unwrap_or(root).has(&whiteout::marker_for(name))? {
+            below = None;
+        }
         let rest = path.get(depth + 1..).unwrap_or_default();
         if !rest.is_empty() {
-            below =
-                path_below(below, path.get(..depth).unwrap_or_default(), rest, folder.traits()?);
+            let mut traits = folder.traits()?;
+            traits.opaque |= folder.has(OsStr::from_bytes(whiteout::OPAQUE))?;
+            below = path_below(below, path.get(..depth).unwrap_or_default(), rest, traits);
         }
         here = Some(folder);
     }
@@ -227,7 +242,7 @@ fn path_below(
         }
     };
     path.extend_from_slice(rest);
-    below.map(|_not_hidden| path)
+    below.filter(|_not_hidden| path.len() <= DEEPEST).map(|_| path)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use super::State;
+use crate::format::redirect::Redirect;
 use crate::inode::Ino;
 use crate::inode::handles::Held;
 use crate::inode::table::{Listing, LowerPart, Opened};
@@ -23,6 +24,7 @@ struct Opening {
     search: Search,
     merge: Merge,
     upper: Option<Option<Arc<UpperFolder>>>,
+    redirect: Option<Redirect>,
     lowers: Vec<LowerPart>,
 }
 
@@ -44,11 +46,13 @@ impl State {
         let mut opening = self.opening(ino)?;
         let last = self.overlay.last_layer();
         for layer in (0..=last.0).map(LayerIndex) {
+            let found_by = opening.search.clone();
             match self.search(&mut opening, layer)? {
                 Outcome::Absent => {}
                 Outcome::Blocked => break,
                 Outcome::Found(folder) => {
-                    if self.add_part(&mut opening, layer, folder, layer == last)? {
+                    let part = (layer, found_by, folder);
+                    if self.add_part(&mut opening, part, layer == last)? {
                         break;
                     }
                 }
@@ -57,7 +61,8 @@ impl State {
         let (entries, whiteouts) = opening.merge.finish();
         let table = &mut self.table;
         let listing = Listing::new(entries, whiteouts, || table.fresh_ino());
-        Ok(Opened { upper: opening.upper, lowers: opening.lowers, listing, default_acl: None })
+        let Opening { upper, redirect, lowers, .. } = opening;
+        Ok(Opened { upper, redirect, lowers, listing, default_acl: None })
     }
 
     fn opening(&mut self, ino: Ino) -> nix::Result<Opening> {
@@ -73,6 +78,7 @@ impl State {
             search: Search::AsMerged,
             merge: Merge::default(),
             upper: None,
+            redirect: None,
             lowers: Vec::new(),
         };
         if ino == Ino::ROOT {
@@ -136,8 +142,7 @@ impl State {
     fn add_part(
         &mut self,
         opening: &mut Opening,
-        layer: LayerIndex,
-        folder: Folder,
+        (layer, found_by, folder): (LayerIndex, Search, Folder),
         is_last: bool,
     ) -> nix::Result<bool> {
         // Like kernel overlayfs: nothing can stand above the root, so its attributes say nothing.
@@ -147,12 +152,15 @@ impl State {
         if layer == LayerIndex::UPPER {
             opening.upper = Some(Some(Arc::new(UpperFolder::of_upper_layer(folder))));
         } else {
-            let (search, folder) = (opening.search.clone(), Some(Arc::new(folder)));
-            opening.lowers.push(LowerPart { layer, search, folder });
+            let folder = Some(Arc::new(folder));
+            opening.lowers.push(LowerPart { layer, search: found_by, folder });
         }
         self.hold(Held::Folder(opening.ino, layer));
         if let Some(redirect) = traits.redirect {
-            opening.search = redirect.into();
+            opening.search = opening.search.below(redirect.clone());
+            if layer == LayerIndex::UPPER {
+                opening.redirect = Some(redirect);
+            }
         }
         Ok(marked || traits.opaque)
     }

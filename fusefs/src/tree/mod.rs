@@ -11,6 +11,7 @@ mod folders;
 mod lookup;
 mod make;
 mod object;
+mod redirect;
 mod remove;
 mod rename;
 mod up;

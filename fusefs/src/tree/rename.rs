@@ -55,8 +55,8 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// `EXDEV` for a directory that lies in a lower layer, whole or in part (as kernel overlayfs
-    /// without `redirect_dir`, which its `userxattr` mounts do not understand; mv(1) copies then);
+    /// `EXDEV` for a directory that lies in a lower layer, whole or in part, if the overlay keeps
+    /// no redirects or this one would be too long (mv(1) copies then);
     /// `EEXIST`, `ENOENT`, `ENOTEMPTY`, `EISDIR`, `ENOTDIR`, `EROFS`, `ENOSPC`; `EINVAL` for new
     /// names that start with `.wh.` or lie inside the directory that is moved.
     pub fn rename(
@@ -98,6 +98,13 @@ struct Moving {
     leaves_whiteout: bool,
 }
 
+/// What comes to a place in exchange.
+struct Swapped {
+    ino: Ino,
+    kind: Type,
+    folders: Box<[LayerIndex]>,
+}
+
 impl State {
     /// The node to move, after all checks that need no copy.
     fn admit_both(&mut self, from: At<'_>, to: At<'_>, exchange: Exchange) -> nix::Result<Ino> {
@@ -114,11 +121,15 @@ impl State {
         }
     }
 
-    /// Whether the upper directory alone holds what is to move. A file will after a copy.
+    /// Whether what is to move can. A file will lie in the upper directory after a copy; for a
+    /// directory of a lower layer it must be allowed to say where that is.
     fn require_movable(&mut self, at: At<'_>) -> nix::Result<()> {
-        let entry = self.entry(at.parent, at.name)?;
-        let merged = entry.folders.iter().any(|layer| *layer != LayerIndex::UPPER);
-        if merged { Err(Errno::EXDEV) } else { Ok(()) }
+        let is_folder = self.entry(at.parent, at.name)?.kind == Type::Directory;
+        if !is_folder || self.overlay.redirect_dir || self.overlay.upper.is_none() {
+            return Ok(());
+        }
+        let ino = self.admit(at.parent, at.name)?;
+        if self.is_merged(ino)? { Err(Errno::EXDEV) } else { Ok(()) }
     }
 
     fn rename(&mut self, from: At<'_>, to: At<'_>, exchange: Exchange) -> nix::Result<()> {
@@ -134,13 +145,18 @@ impl State {
         if target == Some(moved) {
             return Ok(()); // two names of one file: POSIX wants nothing done
         }
-        self.materialise(from)?;
+        let sibling = from.parent == to.parent;
         if exchange == Exchange::Swap {
-            self.materialise(to)?;
+            self.loosen(from, sibling)?;
+            self.loosen(to, sibling)?;
             return self.swap(from, to);
         }
+        if target.is_some() && exchange.refuses() {
+            return Err(Errno::EEXIST);
+        }
+        self.require_replaceable(from, to, target)?;
+        self.loosen(from, sibling)?;
         match target {
-            Some(_) if exchange.refuses() => Err(Errno::EEXIST),
             Some(target) => self.replace(from, to, target),
             None => {
                 let over = self.opened(to.parent)?.listing.whiteouts.contains(to.name);
@@ -160,6 +176,37 @@ impl State {
             at = self.table.get(at)?.name()?.0;
         }
         Ok(false)
+    }
+
+    /// Prepares what is at a name to lose it: a copied-up hard link gets a name of its own in the
+    /// upper directory, a directory of a lower layer a redirect.
+    fn loosen(&mut self, at: At<'_>, sibling: bool) -> nix::Result<()> {
+        let entry = self.entry(at.parent, at.name)?;
+        let (ino, kind) = (entry.ino, entry.kind);
+        if kind != Type::Directory {
+            return self.materialise(at);
+        }
+        self.admit(at.parent, at.name)?;
+        if self.is_merged(ino)? { self.redirect(ino, sibling) } else { Ok(()) }
+    }
+
+    /// Whether what has the new name, if anything, may go.
+    fn require_replaceable(
+        &mut self,
+        from: At<'_>,
+        to: At<'_>,
+        target: Option<Ino>,
+    ) -> nix::Result<()> {
+        let Some(target) = target else { return Ok(()) };
+        let moves_folder = self.entry(from.parent, from.name)?.kind == Type::Directory;
+        let is_folder = self.entry(to.parent, to.name)?.kind == Type::Directory;
+        self.admit(to.parent, to.name)?;
+        match (moves_folder, is_folder) {
+            (true, false) => Err(Errno::ENOTDIR),
+            (false, true) => Err(Errno::EISDIR),
+            (true, true) if !self.opened(target)?.listing.is_empty() => Err(Errno::ENOTEMPTY),
+            _ => Ok(()),
+        }
     }
 
     /// Gives a copied-up hard link its own name in the upper directory, where so far only another
@@ -182,24 +229,12 @@ impl State {
 
     /// Moves over something that exists.
     fn replace(&mut self, from: At<'_>, to: At<'_>, target: Ino) -> nix::Result<()> {
-        let moves_folder = self.entry(from.parent, from.name)?.kind == Type::Directory;
         let entry = self.entry(to.parent, to.name)?;
         let (is_folder, in_upper) = (entry.kind == Type::Directory, entry.top == LayerIndex::UPPER);
         let covers = entry.needs_whiteout();
-        match (moves_folder, is_folder) {
-            (true, false) => return Err(Errno::ENOTDIR),
-            (false, true) => return Err(Errno::EISDIR),
-            (true, true) => {
-                let listing = &self.opened(target)?.listing;
-                if !listing.is_empty() {
-                    return Err(Errno::ENOTEMPTY);
-                }
-                if covers || !listing.whiteouts.is_empty() {
-                    self.remove_folder(to.parent, to.name)?;
-                    return self.shift(from, to, covers, covers);
-                }
-            }
-            (false, false) => self.admit(to.parent, to.name).map(|_known| ())?,
+        if is_folder && (covers || !self.opened(target)?.listing.whiteouts.is_empty()) {
+            self.remove_folder(to.parent, to.name)?;
+            return self.shift(from, to, covers, covers);
         }
         let kept = self.keep(target)?;
         let over = self.opened(to.parent)?.listing.whiteouts.contains(to.name);
@@ -224,8 +259,8 @@ impl State {
         let entry = self.entry(from.parent, from.name)?;
         let leaves_whiteout = entry.covers || from.whiteout;
         let moving = Moving { ino: entry.ino, kind: entry.kind, leaves_whiteout };
-        if moving.kind == Type::Directory && covers {
-            self.upper()?.make_opaque(&source, from.name)?;
+        if covers {
+            self.cover(moving.ino, moving.kind, &source, from.name)?;
         }
         self.move_object(&moving, &source, from.name, &folder, to.name, over)?;
         if let Some((target, was_upper, kept)) = target {
@@ -233,6 +268,21 @@ impl State {
             self.drop_name(target, to.parent, to.name, was_upper, kept)?;
         }
         self.enter_moved(&moving, from, to, covers)
+    }
+
+    /// Makes sure that what is about to move to a name that lower layers have hides them there. A
+    /// redirect does, as it sends the search elsewhere.
+    fn cover(
+        &mut self,
+        ino: Ino,
+        kind: Type,
+        folder: &UpperFolder,
+        name: &OsStr,
+    ) -> nix::Result<()> {
+        if kind != Type::Directory || self.is_merged(ino)? {
+            return Ok(());
+        }
+        self.upper()?.make_opaque(folder, name)
     }
 
     /// The rename on disk.
@@ -271,12 +321,13 @@ impl State {
         let listing = &mut self.opened(from.parent)?.listing;
         let old = listing.remove(from.name).ok_or(Errno::ENOENT)?;
         if moving.leaves_whiteout {
-            listing.whiteouts.insert(old.name);
+            listing.whiteouts.insert(Name::clone(&old.name));
         }
         let name = Name::from(to.name);
         let listing = &mut self.opened(to.parent)?.listing;
         listing.whiteouts.remove(&name);
-        listing.insert(Entry::upper(Name::clone(&name), moving.ino, moving.kind, covers));
+        let entry = Entry::upper(Name::clone(&name), moving.ino, moving.kind, covers);
+        listing.insert(Entry { folders: old.folders, ..entry });
         self.table.add_name(moving.ino, to.parent, &name)?;
         self.table.remove_name(moving.ino, from.parent, from.name)?;
         for ino in [from.parent, to.parent, moving.ino] {
@@ -296,26 +347,30 @@ impl State {
         let (one, one_kind, one_covers) = (entry.ino, entry.kind, entry.covers);
         let entry = self.entry(to.parent, to.name)?;
         let (two, two_kind, two_covers) = (entry.ino, entry.kind, entry.covers);
-        let upper = self.upper()?;
-        if one_kind == Type::Directory && two_covers {
-            upper.make_opaque(&source, from.name)?;
+        if two_covers {
+            self.cover(one, one_kind, &source, from.name)?;
         }
-        if two_kind == Type::Directory && one_covers {
-            upper.make_opaque(&folder, to.name)?;
+        if one_covers {
+            self.cover(two, two_kind, &folder, to.name)?;
         }
         source.rename(from.name, &folder, to.name, RenameFlags::RENAME_EXCHANGE)?;
-        self.put_swapped(from, two, two_kind, one_covers)?;
-        self.put_swapped(to, one, one_kind, two_covers)?;
+        let one_folders = self.entry(from.parent, from.name)?.folders.clone();
+        let two_folders = self.entry(to.parent, to.name)?.folders.clone();
+        self.put_swapped(from, Swapped { ino: two, kind: two_kind, folders: two_folders })?;
+        self.put_swapped(to, Swapped { ino: one, kind: one_kind, folders: one_folders })?;
         self.table.remove_name(one, from.parent, from.name)?;
         self.table.remove_name(two, to.parent, to.name)
     }
 
     /// Lets `ino` stand at a place that something else had.
-    fn put_swapped(&mut self, at: At<'_>, ino: Ino, kind: Type, covers: bool) -> nix::Result<()> {
+    fn put_swapped(&mut self, at: At<'_>, swapped: Swapped) -> nix::Result<()> {
+        let Swapped { ino, kind, folders } = swapped;
         let name = Name::from(at.name);
         let listing = &mut self.opened(at.parent)?.listing;
         let entry = listing.get_mut(at.name).ok_or(Errno::ENOENT)?;
-        *entry = Entry::upper(Name::clone(&name), ino, kind, covers);
+        let covers = entry.covers;
+        let new = Entry::upper(Name::clone(&name), ino, kind, covers);
+        *entry = Entry { folders, ..new };
         self.table.add_name(ino, at.parent, &name)?;
         for ino in [at.parent, ino] {
             self.table.get_mut(ino)?.fresh = false;

@@ -67,6 +67,7 @@ impl Layers {
             upperdir: Some(self.upper()),
             workdir: Some(self.work()),
             writeback: self.writeback,
+            ..Config::default()
         }
     }
 

@@ -114,7 +114,6 @@ fn renames_take_every_flag() {
         rename("a", "c", RenameFlags::RENAME_NOREPLACE).unwrap();
         rename("c", "b", RenameFlags::RENAME_EXCHANGE).unwrap();
         assert_eq!((mounted.read("b"), mounted.read("c")), ("a".into(), "b".into()));
-        assert_eq!(rename("d", "e", RenameFlags::empty()), Err(Errno::EXDEV));
         assert_eq!(names(mounted.root()), ["b", "c", "d"]);
         mounted.unmount();
     });
