@@ -6,6 +6,7 @@
 
 mod common;
 
+mod attributes;
 mod bad_input;
 mod cgroups;
 mod cli;

@@ -208,26 +208,3 @@ fn exec_is_filtered_too() {
     assert!(seen.stdout.contains("Operation not permitted"), "{seen}");
     sandbox.remove(&id);
 }
-
-#[test]
-fn what_is_not_done_yet_is_refused_by_name() {
-    let pointers = [
-        ("/process/scheduler", json!({ "policy": "SCHED_BATCH" })),
-        ("/process/ioPriority", json!({ "class": "IOPRIO_CLASS_BE", "priority": 4 })),
-        ("/process/apparmorProfile", json!("some-profile")),
-        ("/process/selinuxLabel", json!("some:label")),
-        ("/linux/personality", json!({ "domain": "LINUX32" })),
-        ("/linux/timeOffsets", json!({ "monotonic": { "secs": 1 } })),
-        ("/linux/intelRdt", json!({ "closID": "some" })),
-    ];
-    for (pointer, value) in pointers {
-        let sandbox = Sandbox::new();
-        let bundle = sandbox.bundle(&["true"]);
-        bundle.edit(|config| {
-            let (parent, key) = pointer.rsplit_once('/').unwrap();
-            config.pointer_mut(parent).unwrap()[key] = value;
-        });
-        sandbox.run(&bundle).complains_of(&[pointer]);
-        sandbox.assert_nothing_left();
-    }
-}

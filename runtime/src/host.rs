@@ -44,6 +44,31 @@ impl Host {
     }
 }
 
+/// Which security modules label processes here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SecurityModules {
+    /// AppArmor is enabled.
+    pub apparmor: bool,
+    /// SELinux is enabled.
+    pub selinux: bool,
+}
+
+impl SecurityModules {
+    /// Looks at the kernel, once there is something to be labelled.
+    ///
+    /// Source: apparmor(7), `/sys/module/apparmor/parameters/enabled`; selinux(8), selinuxfs.
+    #[must_use]
+    pub fn probe() -> Self {
+        let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
+        let selinuxfs = nix::sys::statfs::statfs("/sys/fs/selinux");
+        Self {
+            apparmor: enabled.starts_with(b"Y"),
+            selinux: selinuxfs
+                .is_ok_and(|found| found.filesystem_type() == nix::sys::statfs::SELINUX_MAGIC),
+        }
+    }
+}
+
 /// A variable of the environment that is set and not empty.
 ///
 /// Engines pass some variables empty when they mean that they are not there.

@@ -15,6 +15,7 @@ pub mod log;
 pub mod namespaces;
 pub mod plan;
 pub mod process;
+pub mod procfs;
 pub mod rootfs;
 pub mod store;
 pub mod sys;

@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
-use rrun_spec::oci::{LinuxNamespace, LinuxNamespaceType};
+use nix::sched::{CloneFlags, setns, unshare};
+use rrun_spec::oci::{Linux, LinuxNamespace, LinuxNamespaceType};
+
+/// `CLONE_NEWTIME`, for which the library has no name.
+pub const NEWTIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
 
 /// A namespace to join.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,10 +57,11 @@ impl Namespaces {
     }
 
     /// The flags for `clone3`; the cgroup namespace is made later, when the process is in its
-    /// cgroup, which becomes the root of it.
+    /// cgroup, which becomes the root of it, and the time namespace when nobody is in it yet, since its
+    /// clocks can be set only then.
     #[must_use]
     pub fn at_clone(&self) -> u64 {
-        let flags = self.new - CloneFlags::CLONE_NEWCGROUP;
+        let flags = self.new - CloneFlags::CLONE_NEWCGROUP - NEWTIME;
         u64::from(flags.bits().cast_unsigned())
     }
 }
@@ -75,8 +79,44 @@ fn kind(name: LinuxNamespaceType) -> CloneFlags {
         LinuxNamespaceType::User => CloneFlags::CLONE_NEWUSER,
         LinuxNamespaceType::Pid => CloneFlags::CLONE_NEWPID,
         LinuxNamespaceType::Network => CloneFlags::CLONE_NEWNET,
-        LinuxNamespaceType::Time => CloneFlags::from_bits_retain(libc::CLONE_NEWTIME),
+        LinuxNamespaceType::Time => NEWTIME,
     }
+}
+
+/// Makes a time namespace, sets its clocks to `offsets` and enters it (`time_namespaces(7)`).
+///
+/// To be called while `/proc` is the host's and this process is dumpable, or its files there would be
+/// root's.
+///
+/// # Errors
+///
+/// `ERANGE` for offsets that lead to a time before 0 or after 146 years, `EPERM` without `CAP_SYS_ADMIN`
+/// and `CAP_SYS_TIME` in the user namespace.
+pub fn enter_new_time(offsets: &str) -> anyhow::Result<()> {
+    unshare(NEWTIME).context("make a time namespace")?;
+    if !offsets.is_empty() {
+        std::fs::write("/proc/self/timens_offsets", offsets)
+            .with_context(|| format!("/linux/timeOffsets: set {}", offsets.trim_end()))?;
+    }
+    let new = File::open("/proc/self/ns/time_for_children").context("open the time namespace")?;
+    setns(&new, NEWTIME).context("enter the time namespace")
+}
+
+/// The clocks of `linux.timeOffsets` as `/proc/self/timens_offsets` takes them.
+#[must_use]
+pub fn time_offsets(linux: &Linux) -> String {
+    let mut lines: Vec<_> = linux
+        .time_offsets()
+        .iter()
+        .flatten()
+        .map(|(clock, offset)| {
+            let (seconds, nanoseconds) =
+                (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+            format!("{clock} {seconds} {nanoseconds}\n")
+        })
+        .collect();
+    lines.sort();
+    lines.concat()
 }
 
 /// A namespace that is open, hence still there when it is joined.

@@ -11,14 +11,15 @@
 mod check;
 mod load;
 pub mod mount_options;
+mod number_list;
 mod template;
 
 pub use check::{
     Problem, Problems, check, check_process, check_resources, sysctl_path, unsupported,
-    unsupported_process,
 };
 pub use load::{
     Bundle, CONFIG, LoadError, load_bundle, load_bundle_with, load_process, parse, parse_resources,
 };
+pub use number_list::number_list;
 pub use oci_spec::runtime as oci;
 pub use template::Template;

@@ -255,6 +255,7 @@ fn repair_process(process: &mut Value) -> bool {
         process.insert("user".to_owned(), serde_json::json!({}));
         repaired = true;
     }
+    repaired |= repair_scheduler(process) | repair_affinity(process);
     let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
     for (set, names) in sets.into_iter().flatten() {
         let Some(names) = names.as_array_mut() else { continue };
@@ -268,6 +269,29 @@ fn repair_process(process: &mut Value) -> bool {
         });
     }
     repaired
+}
+
+/// The types have this one flag by another name than runtime-spec.
+fn repair_scheduler(process: &mut serde_json::Map<String, Value>) -> bool {
+    const OURS: &str = "SCHED_FLAG_D_L_OVERRUN";
+    let flags = process.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags"));
+    let mut repaired = false;
+    for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
+        if flag == "SCHED_FLAG_DL_OVERRUN" {
+            *flag = OURS.into();
+            repaired = true;
+        }
+    }
+    repaired
+}
+
+/// An empty list of processors is none (runtime-spec, "execCPUAffinity"); the types refuse it.
+fn repair_affinity(process: &mut serde_json::Map<String, Value>) -> bool {
+    let affinity = process.get_mut("execCPUAffinity").and_then(Value::as_object_mut);
+    let Some(affinity) = affinity else { return false };
+    let before = affinity.len();
+    affinity.retain(|_name, list| list != "");
+    affinity.len() != before
 }
 
 fn is_capability(name: &Value) -> bool {
@@ -332,6 +356,20 @@ mod tests {
         assert_eq!(limit(r#"{"pids": {}}"#), None);
         assert_eq!(limit(r#"{"pids": {"limit": 0}}"#), Some(0));
         assert_eq!(limit("{}"), None);
+    }
+
+    #[test]
+    fn what_the_types_have_otherwise_is_mended() {
+        let text = br#"{"process": {"cwd": "/", "user": {},
+            "scheduler": {"policy": "SCHED_DEADLINE", "flags": ["SCHED_FLAG_DL_OVERRUN"]},
+            "execCPUAffinity": {"initial": "", "final": "1"}}}"#;
+        let spec = parse(text, Path::new(CONFIG)).unwrap();
+        let process = spec.process().as_ref().unwrap();
+        let flags = process.scheduler().as_ref().unwrap().flags().clone().unwrap();
+        assert_eq!(flags, [oci::LinuxSchedulerFlag::SchedFlagDLOverrun]);
+        let affinity = process.exec_cpu_affinity().as_ref().unwrap();
+        assert_eq!(affinity.initial(), &None);
+        assert_eq!(affinity.cpu_affinity_final().as_deref(), Some("1"));
     }
 
     #[test]

@@ -39,22 +39,33 @@ fn document() -> Value {
         ],
         "mountOptions": mount_options::names().collect::<Vec<_>>(),
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities(),
             "cgroup": {
                 "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false,
             },
             "seccomp": seccomp(),
-            "apparmor": {"enabled": false},
-            "selinux": {"enabled": false},
+            "apparmor": {"enabled": true},
+            "selinux": {"enabled": true},
             "intelRdt": {"enabled": false, "schemata": false, "monitoring": false},
-            "memoryPolicy": {"modes": [], "flags": []},
+            "memoryPolicy": memory_policy(),
             "mountExtensions": {"idmap": {"enabled": false}},
             "netDevices": {"enabled": false},
         },
         "annotations": {"dev.rrun.version": env!("CARGO_PKG_VERSION")},
         // They name directories of the host: nobody may set them for somebody else's container.
         "potentiallyUnsafeConfigAnnotations": ["dev.rrun."],
+    })
+}
+
+/// All that `set_mempolicy(2)` has.
+fn memory_policy() -> Value {
+    json!({
+        "modes": [
+            "MPOL_BIND", "MPOL_DEFAULT", "MPOL_INTERLEAVE", "MPOL_LOCAL", "MPOL_PREFERRED",
+            "MPOL_PREFERRED_MANY", "MPOL_WEIGHTED_INTERLEAVE",
+        ],
+        "flags": ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"],
     })
 }
 

@@ -68,7 +68,7 @@ impl Runtime {
         }
         let spec = self.containers.config(id)?;
         let process = process(&spec, request)?;
-        let mut program = program(&process, &record, request)?;
+        let mut program = program(&spec, &process, &record, request)?;
         program.seccomp = self.filter(&spec)?;
         let init = self.pidfd(&record).context("container not running")?;
         let mut made = guest::make(&Order {
@@ -103,7 +103,12 @@ fn namespaces(spec: &Spec, record: &Record) -> CloneFlags {
     flags
 }
 
-fn program(process: &Process, record: &Record, request: &Request) -> anyhow::Result<Program> {
+fn program(
+    spec: &Spec,
+    process: &Process,
+    record: &Record,
+    request: &Request,
+) -> anyhow::Result<Program> {
     match (process.terminal().unwrap_or(false), &request.console_socket) {
         (true, None) if request.detach => bail!(
             "cannot allocate tty if rrun will detach without setting console socket: \
@@ -122,6 +127,7 @@ fn program(process: &Process, record: &Record, request: &Request) -> anyhow::Res
             available
         },
         maps: None,
+        linux: spec.linux().as_ref(),
     };
     let mut warnings = Vec::new();
     let program = Program::plan(process, means, &mut warnings)?;
@@ -136,10 +142,6 @@ fn process(spec: &Spec, request: &Request) -> anyhow::Result<Process> {
         None => changed(spec.process().clone().context("/process: want a process")?, request),
     };
     rrun_spec::check_process(&process)?;
-    let unsupported = rrun_spec::unsupported_process(&process);
-    if let Some(problem) = unsupported.first() {
-        bail!("{problem}");
-    }
     Ok(process)
 }
 

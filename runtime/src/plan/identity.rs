@@ -4,11 +4,14 @@ use std::ffi::CString;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
-use rrun_spec::oci::{LinuxCapabilities, Process};
+use rrun_spec::oci::{Linux, LinuxCapabilities, Process};
 
+use crate::confine::attributes::{Affinity, Attributes};
 use crate::confine::capabilities::{Available, Sets};
+use crate::confine::labels::Labels;
 use crate::confine::rlimits::{self, Rlimit};
 use crate::confine::seccomp;
+use crate::host::SecurityModules;
 use crate::userns::map::{IdMaps, inside_to_outside};
 
 /// A program to be run inside, with all that confines it.
@@ -40,6 +43,12 @@ pub struct Program {
     pub terminal: bool,
     /// The terminal's columns and lines.
     pub console_size: Option<(u16, u16)>,
+    /// How it is scheduled, where its memory lies, what it takes itself for.
+    pub attributes: Attributes,
+    /// On which processors it is made and runs; only `exec` looks at it.
+    pub affinity: Affinity,
+    /// What the kernel's security modules call it.
+    pub labels: Labels,
     /// What system calls it may make; compiled once all else is planned, since that reads files.
     pub seccomp: Option<seccomp::Program>,
 }
@@ -51,6 +60,8 @@ pub struct Means<'a> {
     pub capabilities: Available,
     /// The IDs of the container's user namespace, if they are known.
     pub maps: Option<&'a IdMaps>,
+    /// What holds for all programs of the container.
+    pub linux: Option<&'a Linux>,
 }
 
 impl Program {
@@ -88,6 +99,9 @@ impl Program {
                 let side = |length: u64| u16::try_from(length).ok().filter(|length| *length > 0);
                 Some((side(size.width())?, side(size.height())?))
             }),
+            attributes: Attributes::plan(process, means.linux)?,
+            affinity: Affinity::plan(process.exec_cpu_affinity().as_ref())?,
+            labels: Labels::plan(process, SecurityModules::probe)?,
             seccomp: None,
         })
     }

@@ -16,7 +16,9 @@ use rrun_spec::oci::{self, LinuxDeviceType, Spec};
 
 use crate::confine::capabilities::Available;
 use crate::confine::cgroup::Limits;
-use crate::namespaces::Namespaces;
+use crate::confine::labels::require_selinux;
+use crate::host::SecurityModules;
+use crate::namespaces::{Namespaces, time_offsets};
 use crate::plan::identity::{Means, Program};
 use crate::plan::mounts::MountPlan;
 use crate::plan::overlay::OverlayPlan;
@@ -35,6 +37,8 @@ pub struct Plan {
     pub domainname: Option<String>,
     /// The root directory.
     pub root: RootPlan,
+    /// The clocks of a new time namespace, as the kernel takes them.
+    pub time_offsets: String,
     /// What is asked of the cgroups.
     pub limits: Limits,
     /// Names below `/proc/sys` and their values.
@@ -142,6 +146,7 @@ pub fn plan(spec: &Spec, given: &Given<'_>) -> anyhow::Result<Plan> {
             given.capabilities
         },
         maps: maps.as_ref(),
+        linux: Some(&linux),
     };
     let process = spec.process().as_ref().context("/process: want a program to run")?;
     let program = Program::plan(process, means, &mut warnings)?;
@@ -152,6 +157,7 @@ pub fn plan(spec: &Spec, given: &Given<'_>) -> anyhow::Result<Plan> {
         domainname: text(spec.domainname()),
         root: root(spec, &linux, given, maps.as_ref())?,
         limits,
+        time_offsets: time_offsets(&linux),
         sysctl: sysctl(&linux)?,
         program,
         hooks: spec.hooks().clone().unwrap_or_default(),
@@ -236,13 +242,21 @@ fn root(
         list.iter().flatten().map(PathBuf::from).collect()
     };
     let fill_dev = !mounts.iter().any(is_bound_dev);
+    let label = linux.mount_label().as_deref().filter(|label| !label.is_empty());
+    if label.is_some() {
+        require_selinux("/linux/mountLabel", SecurityModules::probe())?;
+    }
     Ok(RootPlan {
         path: given.bundle.join(root.path()),
         overlay: given.overlay.clone(),
         readonly: root.readonly().unwrap_or(false),
         propagation: propagation(linux.rootfs_propagation().as_deref())?,
         no_pivot: given.no_pivot,
-        mounts: mounts.into_iter().map(|mount| without_unmapped_group(mount, maps)).collect(),
+        mounts: mounts
+            .into_iter()
+            .map(|mount| without_unmapped_group(mount, maps))
+            .map(|mount| labelled(mount, label))
+            .collect(),
         devices: devices(linux)?,
         fill_dev,
         masked: paths(linux.masked_paths()),
@@ -267,6 +281,20 @@ fn without_unmapped_group(mut mount: MountPlan, maps: Option<&IdMaps>) -> MountP
             let is_mapped = |gid| crate::userns::map::inside_to_outside(&maps.gids, gid).is_some();
             name != "gid" || group.is_none_or(is_mapped)
         });
+    }
+    mount
+}
+
+/// File systems whose files SELinux does not label by a mount option.
+const LABELLED_OTHERWISE: [&str; 3] = ["proc", "sysfs", "mqueue"];
+
+/// Gives the files of a new file system the label of `linux.mountLabel`, unless they have one.
+fn labelled(mut mount: MountPlan, label: Option<&str>) -> MountPlan {
+    if let (mounts::What::New(new), Some(label)) = (&mut mount.what, label) {
+        let has_one = new.options.iter().any(|(name, _)| name == "context");
+        if !has_one && !LABELLED_OTHERWISE.contains(&new.fstype.as_str()) {
+            new.options.push(("context".to_owned(), Some(label.to_owned())));
+        }
     }
     mount
 }
@@ -321,6 +349,26 @@ mod tests {
         assert_eq!(propagation(Some("shared")).unwrap(), ms::SHARED);
         assert_eq!(propagation(None).unwrap(), 0);
         assert!(propagation(Some("sideways")).is_err());
+    }
+
+    #[test]
+    fn new_file_systems_are_labelled() {
+        let options = |fstype: &str, options: &[&str], label| {
+            let mut mount = oci::Mount::default();
+            mount.set_destination("/a".into()).set_typ(Some(fstype.to_owned()));
+            mount.set_source(Some("/b".into()));
+            mount.set_options(Some(options.iter().map(|&option| option.to_owned()).collect()));
+            match labelled(mounts::plan(&mount, Path::new("/")).unwrap(), label).what {
+                mounts::What::New(new) => new.options,
+                _ => Vec::new(),
+            }
+        };
+        let context = |label: &str| vec![("context".to_owned(), Some(label.to_owned()))];
+        assert_eq!(options("tmpfs", &[], Some("a:b:c")), context("a:b:c"));
+        assert_eq!(options("tmpfs", &[], None), []);
+        assert_eq!(options("tmpfs", &["context=x"], Some("a:b:c")), context("x"));
+        assert_eq!(options("proc", &[], Some("a:b:c")), []);
+        assert_eq!(options("bind", &["bind"], Some("a:b:c")), []);
     }
 
     #[test]

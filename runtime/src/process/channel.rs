@@ -55,6 +55,15 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
         self.send_parts(message, &[])
     }
 
+    /// Sends one message; if nobody is there to receive it, what was said last can still be received.
+    ///
+    /// # Errors
+    ///
+    /// Those of `sendmsg(2)`.
+    pub fn send_if_there(&self, message: &Out) -> anyhow::Result<()> {
+        self.send(message).or_else(|error| if error.is::<Gone>() { Ok(()) } else { Err(error) })
+    }
+
     /// Sends one message with a descriptor, of which the receiver gets a copy.
     ///
     /// # Errors
@@ -99,8 +108,8 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
         let mut control = nix::cmsg_space!([i32; 1]);
         let (length, fd) = loop {
             match self.receive_parts(&mut text, &mut control) {
-                Err(Errno::EINTR) => {}
-                Err(Errno::ECONNRESET) => bail!(Gone),
+                // The other side has gone without reading all; what it said before is still there.
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 received => break received.context("receive a message")?,
             }
         };
@@ -157,6 +166,16 @@ mod tests {
         drop(fd);
         drop(there);
         assert!(here.send(&String::new()).unwrap_err().is::<Gone>());
+        assert!(here.receive().unwrap_err().is::<Gone>());
+    }
+
+    #[test]
+    fn last_words_are_heard_though_ours_were_not() {
+        let (here, there) = pair::<String, u32>().unwrap();
+        here.send(&"unread".to_owned()).unwrap();
+        there.send(&7).unwrap();
+        drop(there);
+        assert_eq!(here.receive().unwrap(), 7);
         assert!(here.receive().unwrap_err().is::<Gone>());
     }
 

@@ -17,6 +17,7 @@ use nix::unistd::{
 };
 
 use crate::confine::capabilities::Sets;
+use crate::confine::labels::Opened;
 use crate::confine::rlimits;
 use crate::plan::identity::Program;
 use crate::sys::process::close_on_exec_from;
@@ -34,9 +35,10 @@ pub struct Ready<'a> {
     executable: CString,
     environment: Vec<CString>,
     capabilities: Sets,
+    labels: Opened,
 }
 
-/// Takes the identity of `program`, inside its root, and finds its file.
+/// Takes the identity of `program`, inside its root, and finds its file; `labels` are its own.
 ///
 /// Afterwards nothing is privileged any more, except what [`Ready::become_program`] needs to
 /// install the filter for system calls.
@@ -44,8 +46,9 @@ pub struct Ready<'a> {
 /// # Errors
 ///
 /// In runc's words where engines look for them: an executable that is not there or may not be run.
-pub fn prepare(program: &Program) -> anyhow::Result<Ready<'_>> {
+pub fn prepare(program: &Program, labels: Opened) -> anyhow::Result<Ready<'_>> {
     rlimits::apply(&program.rlimits)?;
+    program.attributes.apply()?;
     let environment = environment(program);
     let capabilities = program.capabilities;
     capabilities.apply_bounding()?;
@@ -58,7 +61,7 @@ pub fn prepare(program: &Program) -> anyhow::Result<Ready<'_>> {
     umask(Mode::from_bits_truncate(program.umask.unwrap_or(0o022)));
     enter_working_directory(&program.directory)?;
     let executable = find(program, &environment)?;
-    Ok(Ready { program, executable, environment, capabilities })
+    Ok(Ready { program, executable, environment, capabilities, labels })
 }
 
 /// The capabilities to keep until the filter is installed.
@@ -88,6 +91,7 @@ impl Ready<'_> {
 
     fn last_steps(&self, first_closed: u32) -> anyhow::Result<()> {
         close_on_exec_from(first_closed).context("close the descriptors")?;
+        self.labels.apply()?;
         if let Some(filter) = &self.program.seccomp {
             filter.install()?;
             self.capabilities.apply()?;

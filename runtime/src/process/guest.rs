@@ -14,6 +14,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::setsid;
 
 use crate::confine::cgroup::{Cgroup, Entrance};
+use crate::confine::labels::Opened;
 use crate::console;
 use crate::plan::identity::Program;
 use crate::process::channel::{Channel, Gone, pair};
@@ -22,6 +23,7 @@ use crate::process::init::{become_root, expect, set_oom_score};
 use crate::process::keyring;
 use crate::process::parent::usher;
 use crate::process::protocol::{ToInit, ToParent};
+use crate::procfs::Procfs;
 use crate::sys::process::{
     Child, Clone, close_all_but, join_namespaces, pidfd_signal, reset_signals,
 };
@@ -63,13 +65,13 @@ pub struct Made {
 pub fn make(order: &Order<'_>) -> anyhow::Result<Made> {
     let (channel, to_parent) = pair()?;
     let entrance = order.cgroup.map(|cgroup| cgroup.entrance(true)).transpose()?;
+    let labels = &order.program.labels;
+    let procfs = (!labels.is_empty()).then(Procfs::of_caller).transpose()?;
     let how = Clone { sibling: true, ..Clone::default() };
-    let enter =
-        || join_namespaces(order.init, order.namespaces).context("join the container's namespaces");
-    let child = usher(enter, how, || run(order, entrance, &to_parent))?;
+    let child = usher(|| enter(order), how, || run(order, entrance, procfs, &to_parent))?;
     drop(to_parent);
     let mut made = Made { child, console: None, channel, keep: false };
-    made.channel.send(&ToInit::Go)?;
+    made.channel.send_if_there(&ToInit::Go)?;
     made.converse()?;
     Ok(made)
 }
@@ -117,9 +119,28 @@ impl Drop for Made {
     }
 }
 
-fn run(order: &Order<'_>, entrance: Option<Entrance>, parent: &Channel<ToParent, ToInit>) -> u8 {
-    let inside = entrance.map_or(Ok(()), |entrance| entrance.pass());
-    let Err(error) = inside.and_then(|()| set_up(order, parent));
+/// What is done where `/proc` is still the caller's: what the process has of it, and the container's
+/// namespaces, from which nobody may look into it before it is the program.
+fn enter(order: &Order<'_>) -> anyhow::Result<()> {
+    if let Some(value) = order.program.oom_score_adj {
+        set_oom_score(value)?;
+    }
+    prctl::set_dumpable(false).context("become undumpable")?;
+    join_namespaces(order.init, order.namespaces).context("join the container's namespaces")
+}
+
+fn run(
+    order: &Order<'_>,
+    entrance: Option<Entrance>,
+    procfs: Option<Procfs>,
+    parent: &Channel<ToParent, ToInit>,
+) -> u8 {
+    let affinity = &order.program.affinity;
+    let inside = affinity
+        .before_cgroup()
+        .and_then(|()| entrance.map_or(Ok(()), |entrance| entrance.pass()))
+        .and_then(|()| affinity.after_cgroup());
+    let Err(error) = inside.and_then(|()| set_up(order, procfs, parent));
     if !error.is::<Gone>() {
         let _nobody_is_left_to_tell =
             parent.send(&ToParent::Failed { chain: format!("{error:#}") });
@@ -127,16 +148,20 @@ fn run(order: &Order<'_>, entrance: Option<Entrance>, parent: &Channel<ToParent,
     1
 }
 
-fn set_up(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> anyhow::Result<Infallible> {
-    prctl::set_dumpable(false).context("become undumpable")?;
+fn set_up(
+    order: &Order<'_>,
+    procfs: Option<Procfs>,
+    parent: &Channel<ToParent, ToInit>,
+) -> anyhow::Result<Infallible> {
+    let labels = match procfs {
+        None => Opened::default(),
+        Some(procfs) => order.program.labels.open(&procfs)?,
+    };
     close_all_but(order.first_closed, &[parent.as_fd()]).context("close descriptors")?;
     reset_signals().context("reset the signals")?;
     expect(parent, &ToInit::Go)?;
     if order.namespaces.contains(CloneFlags::CLONE_NEWUSER) {
         become_root()?;
-    }
-    if let Some(value) = order.program.oom_score_adj {
-        set_oom_score(value)?;
     }
     if let Some(name) = &order.keyring {
         keyring::join(name)?;
@@ -146,7 +171,7 @@ fn set_up(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> anyhow::Resu
     } else {
         setsid().context("start a session")?;
     }
-    let ready = enter::prepare(order.program)?;
+    let ready = enter::prepare(order.program, labels)?;
     parent.send(&ToParent::Ready)?;
     expect(parent, &ToInit::Start)?;
     Err(ready.become_program(order.first_closed))

@@ -17,10 +17,11 @@ use crate::confine::cgroup::Entrance;
 use crate::console;
 use crate::container::Status;
 use crate::hooks;
+use crate::namespaces::{NEWTIME, enter_new_time};
 use crate::plan::Plan;
 use crate::process::Site;
 use crate::process::channel::{Channel, Gone};
-use crate::process::enter;
+use crate::process::enter::{self, Ready};
 use crate::process::keyring;
 use crate::process::protocol::{FromServer, ToInit, ToParent, ToServer};
 use crate::rootfs::{self, Materials, paths::Root};
@@ -75,13 +76,17 @@ fn set_up(
     let terminal = terminal(plan, &root, parent)?;
     rootfs::close(&root, &plan.root)?;
     write_sysctl(plan)?;
+    let labels = plan.program.labels.open_here()?;
     rootfs::enter(&root, &plan.root)?;
     drop(root);
     match terminal {
         None => drop(setsid().context("start a session")?),
         Some(terminal) => console::take(&terminal).context("take the terminal")?,
     }
-    wait_and_become(plan, site, parent, listener)
+    let made = enter::make_working_directory(&plan.program);
+    let ready =
+        enter::prepare(&plan.program, labels).map_err(|error| made.err().unwrap_or(error))?;
+    wait_and_become(plan, site, &ready, parent, listener)
 }
 
 /// Lets go of everything of the caller's that the container must not have.
@@ -103,13 +108,16 @@ fn take_namespaces(plan: &Plan, site: &Site<'_>) -> anyhow::Result<()> {
     if let Some(value) = plan.program.oom_score_adj {
         set_oom_score(value)?;
     }
+    if plan.namespaces.makes(NEWTIME) {
+        enter_new_time(&plan.time_offsets)?;
+    }
     if site.own_user_namespace {
         become_root()?;
     }
     // Nobody inside may look into this process before it is the program.
     prctl::set_dumpable(false).context("become undumpable")?;
     if plan.new_keyring {
-        keyring::join(&site.keyring)?;
+        plan.program.labels.while_labelling_keys(|| keyring::join(&site.keyring))?;
     }
     if plan.namespaces.makes(CloneFlags::CLONE_NEWCGROUP) {
         unshare(CloneFlags::CLONE_NEWCGROUP).context("make a cgroup namespace")?;
@@ -220,11 +228,10 @@ fn write_sysctl(plan: &Plan) -> anyhow::Result<()> {
 fn wait_and_become(
     plan: &Plan,
     site: &Site<'_>,
+    ready: &Ready<'_>,
     parent: &Channel<ToParent, ToInit>,
     listener: &OwnedFd,
 ) -> anyhow::Result<Infallible> {
-    let made = enter::make_working_directory(&plan.program);
-    let ready = enter::prepare(&plan.program).map_err(|error| made.err().unwrap_or(error))?;
     // Nothing is left here that the program will not have too, and whoever manages the container
     // must be able to enter its namespaces before it is started.
     prctl::set_dumpable(true).context("become dumpable")?;

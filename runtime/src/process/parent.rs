@@ -74,7 +74,7 @@ pub fn begin(order: &Order<'_>) -> anyhow::Result<Made> {
     let mut made =
         Made { init, server: None, console: None, mount_namespace, channel, keep: false };
     made.equip(order, to_init)?;
-    made.channel.send(&ToInit::Go).or_else(|error| made.explain(error))?;
+    made.channel.send_if_there(&ToInit::Go)?;
     Ok(made)
 }
 

@@ -1,6 +1,7 @@
 //! System calls that no library wraps: every unsafe block of this crate.
 #![allow(unsafe_code, reason = "this is the one module where it is allowed")]
 
+pub mod attributes;
 pub mod filter;
 pub mod mount;
 pub mod network;

@@ -5,8 +5,8 @@ use std::path::Path;
 use oci_spec::runtime as oci;
 
 use super::{
-    Problems, escape, has_namespace, namespace, not_absolute, resources, seccomp, wrong_path,
-    wrong_text,
+    Problems, attributes, escape, has_namespace, namespace, not_absolute, resources, seccomp,
+    wrong_path, wrong_text,
 };
 
 /// The most extents that the kernel takes: `UID_GID_MAP_MAX_EXTENTS`.
@@ -41,6 +41,8 @@ pub(super) fn check(linux: &oci::Linux, spec: &oci::Spec, problems: &mut Problem
         let sentence = format!("{propagation:?} is no propagation: want one of {known}");
         problems.add("/linux/rootfsPropagation", sentence);
     }
+    attributes::check_linux(linux, spec, problems);
+    problems.add_some("/linux/mountLabel", linux.mount_label().as_deref().and_then(wrong_text));
     if let Some(resources) = linux.resources() {
         resources::check(resources, problems);
     }

@@ -7,6 +7,7 @@
 //! Source: runtime-spec 1.3, `config.md` and `config-linux.md`; where they leave a value open,
 //! what runc refuses.
 
+mod attributes;
 mod linux;
 mod mounts;
 mod process;
@@ -19,7 +20,7 @@ use std::{error::Error, fmt, path::Path};
 use oci_spec::runtime as oci;
 
 pub use linux::sysctl_path;
-pub use unsupported::{unsupported, unsupported_process};
+pub use unsupported::unsupported;
 
 /// The newest `1.x` that this crate knows.
 const NEWEST_MINOR: u64 = 3;

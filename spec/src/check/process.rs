@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use oci_spec::runtime as oci;
 
-use super::{Problems, namespace, not_absolute, wrong_text};
+use super::{Problems, attributes, namespace, not_absolute, wrong_text};
 
 /// The most groups that `setgroups(2)` takes: `NGROUPS_MAX`.
 const NGROUPS_MAX: usize = 65_536;
@@ -29,6 +29,12 @@ pub(super) fn check_process(process: &oci::Process, at: &str, problems: &mut Pro
     if process.oom_score_adj().is_some_and(|score| !(-1000..=1000).contains(&score)) {
         problems.add(format!("{at}/oomScoreAdj"), "want -1000 to 1000");
     }
+    for (name, label) in
+        [("apparmorProfile", process.apparmor_profile()), ("selinuxLabel", process.selinux_label())]
+    {
+        problems.add_some(&format!("{at}/{name}"), label.as_deref().and_then(wrong_text));
+    }
+    attributes::check_process(process, at, problems);
 }
 
 /// `environ(7)`: a name, `=`, a value.

@@ -16,9 +16,6 @@ use crate::mount_options::{is_applied, mount_option};
 #[must_use]
 pub fn unsupported(spec: &oci::Spec) -> Vec<Problem> {
     let mut refused = Refused(Problems::default());
-    if let Some(process) = spec.process() {
-        refused.process(process, "/process");
-    }
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         refused.mount(mount, &format!("/mounts/{index}"));
     }
@@ -38,14 +35,6 @@ pub fn unsupported(spec: &oci::Spec) -> Vec<Problem> {
     refused.0.0
 }
 
-/// The same for a process that joins a container; the pointers begin inside the process.
-#[must_use]
-pub fn unsupported_process(process: &oci::Process) -> Vec<Problem> {
-    let mut refused = Refused(Problems::default());
-    refused.process(process, "");
-    refused.0.0
-}
-
 struct Refused(Problems);
 
 impl Refused {
@@ -53,17 +42,6 @@ impl Refused {
         if asked {
             self.0.add(pointer, "is not supported yet: remove it");
         }
-    }
-
-    fn process(&mut self, process: &oci::Process, at: &str) {
-        self.field(&format!("{at}/scheduler"), process.scheduler().is_some());
-        self.field(&format!("{at}/ioPriority"), process.io_priority().is_some());
-        let affinity = process.exec_cpu_affinity().as_ref();
-        let pinned = affinity
-            .is_some_and(|cpus| cpus.initial().is_some() || cpus.cpu_affinity_final().is_some());
-        self.field(&format!("{at}/execCPUAffinity"), pinned);
-        self.field(&format!("{at}/apparmorProfile"), is_given(process.apparmor_profile()));
-        self.field(&format!("{at}/selinuxLabel"), is_given(process.selinux_label()));
     }
 
     fn mount(&mut self, mount: &oci::Mount, at: &str) {
@@ -83,21 +61,9 @@ impl Refused {
     }
 
     fn linux(&mut self, linux: &oci::Linux) {
-        for (index, namespace) in linux.namespaces().iter().flatten().enumerate() {
-            let is_time = namespace.typ() == oci::LinuxNamespaceType::Time;
-            if is_time {
-                let sentence = "a time namespace is not supported yet: remove it";
-                self.0.add(format!("/linux/namespaces/{index}"), sentence);
-            }
-        }
-        let offsets = linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty());
-        self.field("/linux/timeOffsets", offsets);
         let devices = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
         self.field("/linux/netDevices", devices);
-        self.field("/linux/mountLabel", is_given(linux.mount_label()));
-        self.field("/linux/personality", linux.personality().is_some());
         self.field("/linux/intelRdt", linux.intel_rdt().is_some());
-        self.field("/linux/memoryPolicy", linux.memory_policy().is_some());
     }
 
     fn seccomp(&mut self, seccomp: &oci::LinuxSeccomp) {
@@ -120,10 +86,6 @@ impl Refused {
     }
 }
 
-fn is_given(label: &Option<String>) -> bool {
-    label.as_ref().is_some_and(|label| !label.is_empty())
-}
-
 fn is_none_or_empty<T>(list: &Option<Vec<T>>) -> bool {
     list.as_ref().is_none_or(Vec::is_empty)
 }
@@ -137,7 +99,7 @@ mod tests {
             Problems,
             tests::{table, with},
         },
-        unsupported, unsupported_process,
+        unsupported,
     };
 
     const REMOVE: &str = "is not supported yet: remove it";
@@ -149,16 +111,7 @@ mod tests {
     #[test]
     fn fields_are_refused_by_name() {
         for (pointer, value) in [
-            ("/process/scheduler", json!({"policy": "SCHED_FIFO"})),
-            ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0})),
-            ("/process/execCPUAffinity", json!({"final": "0"})),
-            ("/process/apparmorProfile", json!("docker-default")),
-            ("/process/selinuxLabel", json!("a:b:c")),
-            ("/linux/mountLabel", json!("a:b:c")),
-            ("/linux/timeOffsets", json!({"monotonic": {"secs": 1}})),
-            ("/linux/personality", json!({"domain": "LINUX32"})),
             ("/linux/intelRdt", json!({"closID": "a"})),
-            ("/linux/memoryPolicy", json!({"mode": "MPOL_LOCAL"})),
             ("/linux/netDevices", json!({"eth0": {}})),
             ("/vm", json!({"kernel": {"path": "/k"}})),
         ] {
@@ -184,11 +137,6 @@ mod tests {
     fn single_items_are_refused_where_they_stand() {
         table(
             [
-                (
-                    "/linux/namespaces",
-                    json!([{"type": "mount"}, {"type": "time"}]),
-                    "/linux/namespaces/1: a time namespace is not supported yet: remove it",
-                ),
                 (
                     "/linux/namespaces",
                     json!([]),
@@ -236,12 +184,5 @@ mod tests {
             ],
             |spec| Problems::from(unsupported(spec)).to_string(),
         );
-    }
-
-    #[test]
-    fn a_process_alone_has_short_pointers() {
-        let spec = with("/process/selinuxLabel", json!("a:b:c"));
-        let refused = unsupported_process(spec.process().as_ref().unwrap());
-        assert_eq!(Problems::from(refused).to_string(), format!("/selinuxLabel: {REMOVE}"));
     }
 }
