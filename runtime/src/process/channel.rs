@@ -10,14 +10,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use anyhow::{Context as _, bail, ensure};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv,
+    recvmsg, sendmsg, socketpair,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The longest message, in bytes: an error with its whole chain fits many times.
 const LONGEST: usize = 64 * 1024;
+
+/// What nearly every message fits into, in bytes.
+const USUAL: usize = 512;
 
 /// Sends `Out`, receives `In`.
 #[derive(Debug)]
@@ -104,8 +107,12 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     ///
     /// [`Gone`] if none will come.
     pub fn receive_with(&self) -> anyhow::Result<(In, Option<OwnedFd>)> {
-        let mut text = vec![0; LONGEST];
+        // Nearly all messages are a word: only for a longer one is room made, and filled with zeros.
+        let mut text = vec![0; USUAL];
         let mut control = nix::cmsg_space!([i32; 1]);
+        if self.length_of_next()? > text.len() {
+            text.resize(LONGEST, 0);
+        }
         let (length, fd) = loop {
             match self.receive_parts(&mut text, &mut control) {
                 // The other side has gone without reading all; what it said before is still there.
@@ -116,6 +123,20 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
         match text.get(..length) {
             None | Some([]) => bail!(Gone),
             Some(text) => Ok((serde_json::from_slice(text).context("understand a message")?, fd)),
+        }
+    }
+
+    /// How long the next message is, which is waited for.
+    ///
+    /// Whoever ends without having read all makes the kernel tell us `ECONNRESET`, once, before what it
+    /// said itself (Linux `net/unix/af_unix.c`, `unix_release_sock()`).
+    fn length_of_next(&self) -> anyhow::Result<usize> {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut [0], flags) {
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
+                length => return length.context("receive a message"),
+            }
         }
     }
 
@@ -163,6 +184,9 @@ mod tests {
         assert!(matches!(there.receive_with().unwrap(), (text, None) if text == "one"));
         let (text, fd) = there.receive_with().unwrap();
         assert_eq!((text.as_str(), fd.is_some()), ("two", true));
+        let long = "x".repeat(LONGEST / 2);
+        here.send_with(&long, here.as_fd()).unwrap();
+        assert!(matches!(there.receive_with().unwrap(), (text, Some(_)) if text == long));
         drop(fd);
         drop(there);
         assert!(here.send(&String::new()).unwrap_err().is::<Gone>());

@@ -25,6 +25,18 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The longest error that is told to another process, in bytes: it must fit into one message, however
+/// it is written there.
+const LONGEST_CHAIN: usize = 8 * 1024;
+
+/// What failed, from the operation down to the cause, as it is told to another process.
+#[must_use]
+pub fn chain(error: &anyhow::Error) -> String {
+    let mut text = format!("{error:#}");
+    text.truncate(text.floor_char_boundary(LONGEST_CHAIN));
+    text
+}
+
 /// From init, and from a process that `exec` made.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToParent {
@@ -76,4 +88,21 @@ pub enum FromServer {
 pub enum ToServer {
     /// The device is mounted.
     Mounted,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::channel::pair;
+
+    #[test]
+    fn the_longest_error_arrives() {
+        let (here, there) = pair::<ToParent, ToInit>().unwrap();
+        let error = anyhow::anyhow!("\u{1}\u{e9}".repeat(100_000)).context("operation");
+        here.send(&ToParent::Failed { chain: chain(&error) }).unwrap();
+        let ToParent::Failed { chain } = there.receive().unwrap() else {
+            panic!("another message")
+        };
+        assert!(chain.starts_with("operation: ") && chain.len() > 8000, "{}", chain.len());
+    }
 }
