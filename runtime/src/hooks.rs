@@ -175,8 +175,13 @@ impl<'a> Running<'a> {
     }
 }
 
-/// A child inherits the signals that its parent blocks, and a hook must be one that can be stopped.
-fn spawn_unblocked(command: &mut Command) -> std::io::Result<Child> {
+/// Runs `command`. A child inherits the signals that its parent blocks, and this must be one that can be
+/// stopped.
+///
+/// # Errors
+///
+/// Those of running a program.
+pub fn spawn_unblocked(command: &mut Command) -> std::io::Result<Child> {
     let before = SigSet::thread_get_mask()?;
     SigSet::empty().thread_set_mask()?;
     let child = command.spawn();

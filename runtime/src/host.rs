@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use nix::unistd::{Gid, Uid, getegid, geteuid};
 
@@ -86,7 +87,9 @@ pub fn home() -> Option<PathBuf> {
 /// This boot's identity (`/proc/sys/kernel/random/boot_id`): a process ID means nothing in another.
 #[must_use]
 pub fn boot_id() -> String {
-    read_proc("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    static BOOT: OnceLock<String> = OnceLock::new();
+    let read = || read_proc("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    BOOT.get_or_init(|| read().trim().to_owned()).clone()
 }
 
 /// What most files of `/proc` fit into, in bytes.

@@ -74,16 +74,17 @@ impl Runtime {
     ///
     /// What failed; nothing is left of the container then.
     pub fn create(&self, request: &Request) -> anyhow::Result<()> {
-        let mut created = self.prepare(request)?;
+        let mut created = self.prepare(request, true)?;
         created.made.leave_to_start()
     }
 
-    /// Creates a container whose program waits for our last word.
+    /// Creates a container whose program waits for our last word; with `awaits_start` that may be
+    /// to wait for `start`.
     ///
     /// # Errors
     ///
     /// What failed; nothing is left of the container then.
-    pub fn prepare(&self, request: &Request) -> anyhow::Result<Created> {
+    pub fn prepare(&self, request: &Request, awaits_start: bool) -> anyhow::Result<Created> {
         let bundle = load(request)?;
         let mut plan = self.plan(&bundle, request)?;
         check_console(&plan, request)?;
@@ -95,7 +96,7 @@ impl Runtime {
         let mut attempt =
             Attempt { entry: Some(entry), pid_file: None, cgroup: None, new_layer: None };
         attempt.new_layer = self.give_writable_layer(&mut plan, &request.id)?;
-        self.make(&bundle, plan, request, attempt)
+        self.make(&bundle, plan, (request, awaits_start), attempt)
     }
 
     /// Decides everything.
@@ -168,7 +169,7 @@ impl Runtime {
         &self,
         bundle: &Bundle,
         plan: Plan,
-        request: &Request,
+        (request, awaits_start): (&Request, bool),
         mut attempt: Attempt,
     ) -> anyhow::Result<Created> {
         let state = state_of_hooks(bundle, &request.id);
@@ -185,7 +186,7 @@ impl Runtime {
             cgroups,
             state: state.clone(),
         };
-        let order = Order { plan: &plan, site: &site, entry };
+        let order = Order { plan: &plan, site: &site, entry, awaits_start };
         let mut made = parent::begin(&order)?;
         // While init works. If there is no record because it has ended, it says why.
         let record = self.record(bundle, &plan, &site, &made);

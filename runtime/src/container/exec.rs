@@ -71,14 +71,16 @@ impl Runtime {
         let mut program = program(&spec, &process, &record, request)?;
         program.seccomp = self.filter(&spec)?;
         let init = self.pidfd(&record).context("container not running")?;
-        let mut made = guest::make(&Order {
+        let order = Order {
             program: &program,
             init: init.as_fd(),
             namespaces: namespaces(&spec, &record),
             cgroup: record.cgroup.as_ref(),
             keyring: record.own_keyring.then(|| keyring::name(id)).transpose()?,
             first_closed: FIRST + request.preserve_fds,
-        })?;
+            at_once: request.pid_file.is_none() && !program.terminal,
+        };
+        let mut made = guest::make(&order)?;
         if let Some(socket) = &request.console_socket {
             let master = made.console.take().context("the process sent no terminal")?;
             console::send_master(socket, &master)?;
@@ -89,7 +91,7 @@ impl Runtime {
         if let Some(master) = &made.console {
             console::suit_caller(master)?;
         }
-        made.start()?;
+        made.start(&order)?;
         Ok(made)
     }
 }

@@ -4,7 +4,6 @@ use nix::sys::prctl;
 
 use crate::console::{self, Foreground};
 use crate::container::create::{Created, Request};
-use crate::container::start::forget_socket;
 use crate::container::{ContainerId, Runtime, exec};
 use crate::store::containers::Record;
 
@@ -45,11 +44,11 @@ impl Runtime {
     }
 
     fn create_and_start(&self, request: &Request) -> anyhow::Result<Created> {
-        let mut created = self.prepare(request)?;
+        let mut created = self.prepare(request, false)?;
         if let Some(master) = &created.made.console {
             console::suit_caller(master)?;
         }
-        let started = created.made.start().and_then(|()| forget_socket(&created.entry));
+        let started = created.made.start();
         let started = started.and_then(|()| self.poststart(&created.record, &created.hooks));
         if let Err(error) = started {
             let Created { entry, record, made, .. } = created;

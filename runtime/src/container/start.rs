@@ -80,7 +80,7 @@ impl Runtime {
 /// # Errors
 ///
 /// Those of `unlink(2)`.
-pub fn forget_socket(entry: &Entry) -> anyhow::Result<()> {
+fn forget_socket(entry: &Entry) -> anyhow::Result<()> {
     let path = entry.path().join(START_SOCKET);
     fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
 }

@@ -2,7 +2,8 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -22,7 +23,7 @@ use crate::process::enter;
 use crate::process::init::{become_root, expect, set_oom_score};
 use crate::process::keyring;
 use crate::process::parent::usher;
-use crate::process::protocol::{ToInit, ToParent};
+use crate::process::protocol::{ToInit, ToParent, chain};
 use crate::procfs::Procfs;
 use crate::sys::process::{
     Child, Clone, close_all_but, join_namespaces, pidfd_signal, reset_signals,
@@ -43,6 +44,9 @@ pub struct Order<'a> {
     pub keyring: Option<CString>,
     /// The first descriptor that the program does not get.
     pub first_closed: u32,
+    /// Whether there is nothing to be done between making the process and letting it run: it need not
+    /// wait for us then.
+    pub at_once: bool,
 }
 
 /// A process that waits for its last word. Dropping it kills it.
@@ -64,17 +68,23 @@ pub struct Made {
 /// What failed, here or inside.
 pub fn make(order: &Order<'_>) -> anyhow::Result<Made> {
     let (channel, to_parent) = pair()?;
-    let entrance = order.cgroup.map(|cgroup| cgroup.entrance(true)).transpose()?;
+    let entrance = order.cgroup.map(|cgroup| cgroup.entrance(false)).transpose()?;
+    let unified = order.cgroup.and_then(Cgroup::unified_dir).map(File::open);
+    let unified = unified.transpose().context("open the container's cgroup")?;
     let labels = &order.program.labels;
     let procfs = (!labels.is_empty()).then(Procfs::of_caller).transpose()?;
-    let how = Clone { sibling: true, ..Clone::default() };
+    // Moving a process that exists already makes the kernel wait for every processor, 5 to 15 ms.
+    let cgroup = unified.as_ref().map(AsFd::as_fd);
+    let how = Clone { sibling: true, cgroup, ..Clone::default() };
     let child = usher(|| enter(order), how, || run(order, entrance, procfs, &to_parent))?;
     drop(to_parent);
     let mut made = Made { child, console: None, channel, keep: false };
-    made.channel.send_if_there(&ToInit::Go)?;
     made.converse()?;
     Ok(made)
 }
+
+/// What is being done when the container's namespaces cannot be joined.
+const JOIN: &str = "join the container's namespaces";
 
 impl Made {
     fn converse(&mut self) -> anyhow::Result<()> {
@@ -91,13 +101,15 @@ impl Made {
         }
     }
 
-    /// Lets it become its program.
+    /// Lets it become its program, unless it may already.
     ///
     /// # Errors
     ///
     /// What it says if it cannot.
-    pub fn start(&mut self) -> anyhow::Result<()> {
-        self.channel.send(&ToInit::Start)?;
+    pub fn start(&mut self, order: &Order<'_>) -> anyhow::Result<()> {
+        if !order.at_once {
+            self.channel.send(&ToInit::Start)?;
+        }
         match self.channel.receive() {
             Err(error) if error.is::<Gone>() => {
                 self.keep = true;
@@ -126,7 +138,9 @@ fn enter(order: &Order<'_>) -> anyhow::Result<()> {
         set_oom_score(value)?;
     }
     prctl::set_dumpable(false).context("become undumpable")?;
-    join_namespaces(order.init, order.namespaces).context("join the container's namespaces")
+    order.program.affinity.before_cgroup()?;
+    // A process that has the container's cgroup namespace could not be made in a cgroup from outside.
+    join_namespaces(order.init, order.namespaces - CloneFlags::CLONE_NEWCGROUP).context(JOIN)
 }
 
 fn run(
@@ -135,15 +149,12 @@ fn run(
     procfs: Option<Procfs>,
     parent: &Channel<ToParent, ToInit>,
 ) -> u8 {
-    let affinity = &order.program.affinity;
-    let inside = affinity
-        .before_cgroup()
-        .and_then(|()| entrance.map_or(Ok(()), |entrance| entrance.pass()))
-        .and_then(|()| affinity.after_cgroup());
+    let inside = entrance
+        .map_or(Ok(()), |entrance| entrance.pass())
+        .and_then(|()| order.program.affinity.after_cgroup());
     let Err(error) = inside.and_then(|()| set_up(order, procfs, parent));
     if !error.is::<Gone>() {
-        let _nobody_is_left_to_tell =
-            parent.send(&ToParent::Failed { chain: format!("{error:#}") });
+        let _nobody_is_left_to_tell = parent.send(&ToParent::Failed { chain: chain(&error) });
     }
     1
 }
@@ -153,13 +164,15 @@ fn set_up(
     procfs: Option<Procfs>,
     parent: &Channel<ToParent, ToInit>,
 ) -> anyhow::Result<Infallible> {
+    if order.namespaces.contains(CloneFlags::CLONE_NEWCGROUP) {
+        join_namespaces(order.init, CloneFlags::CLONE_NEWCGROUP).context(JOIN)?;
+    }
     let labels = match procfs {
         None => Opened::default(),
         Some(procfs) => order.program.labels.open(&procfs)?,
     };
     close_all_but(order.first_closed, &[parent.as_fd()]).context("close descriptors")?;
     reset_signals().context("reset the signals")?;
-    expect(parent, &ToInit::Go)?;
     if order.namespaces.contains(CloneFlags::CLONE_NEWUSER) {
         become_root()?;
     }
@@ -173,7 +186,9 @@ fn set_up(
     }
     let ready = enter::prepare(order.program, labels)?;
     parent.send(&ToParent::Ready)?;
-    expect(parent, &ToInit::Start)?;
+    if !order.at_once {
+        expect(parent, &ToInit::Start)?;
+    }
     Err(ready.become_program(order.first_closed))
 }
 

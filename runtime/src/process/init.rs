@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fs;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -23,7 +23,7 @@ use crate::process::Site;
 use crate::process::channel::{Channel, Gone};
 use crate::process::enter::{self, Ready};
 use crate::process::keyring;
-use crate::process::protocol::{FromServer, ToInit, ToParent, ToServer};
+use crate::process::protocol::{FromServer, ToInit, ToParent, ToServer, chain};
 use crate::rootfs::{self, Materials, paths::Root};
 use crate::sys::network;
 use crate::sys::process::{close_all_but, reset_signals};
@@ -35,8 +35,8 @@ pub struct Ends {
     pub parent: Channel<ToParent, ToInit>,
     /// With the server of a layered root.
     pub server: Option<Channel<ToServer, FromServer>>,
-    /// Where `start` connects.
-    pub listener: OwnedFd,
+    /// Where `start` connects, if that is what lets the program run.
+    pub listener: Option<OwnedFd>,
     /// Through which init moves itself into the container's cgroups.
     pub entrance: Option<Entrance>,
 }
@@ -45,10 +45,9 @@ pub struct Ends {
 pub fn run(plan: &Plan, site: &Site<'_>, ends: Ends) -> u8 {
     let Ends { parent, server, listener, entrance } = ends;
     let inside = entrance.map_or(Ok(()), |entrance| entrance.pass());
-    let Err(error) = inside.and_then(|()| set_up(plan, site, &parent, server, &listener));
+    let Err(error) = inside.and_then(|()| set_up(plan, site, &parent, server, listener.as_ref()));
     if !error.is::<Gone>() {
-        let _nobody_is_left_to_tell =
-            parent.send(&ToParent::Failed { chain: format!("{error:#}") });
+        let _nobody_is_left_to_tell = parent.send(&ToParent::Failed { chain: chain(&error) });
     }
     1
 }
@@ -58,7 +57,7 @@ fn set_up(
     site: &Site<'_>,
     parent: &Channel<ToParent, ToInit>,
     server: Option<Channel<ToServer, FromServer>>,
-    listener: &OwnedFd,
+    listener: Option<&OwnedFd>,
 ) -> anyhow::Result<Infallible> {
     isolate(site, parent, server.as_ref(), listener)?;
     expect(parent, &ToInit::Go)?;
@@ -94,9 +93,10 @@ fn isolate(
     site: &Site<'_>,
     parent: &Channel<ToParent, ToInit>,
     server: Option<&Channel<ToServer, FromServer>>,
-    listener: &OwnedFd,
+    listener: Option<&OwnedFd>,
 ) -> anyhow::Result<()> {
-    let mut keep = vec![parent.as_fd(), listener.as_fd()];
+    let mut keep = vec![parent.as_fd()];
+    keep.extend(listener.map(OwnedFd::as_fd));
     keep.extend(server.map(Channel::as_fd));
     close_all_but(site.first_closed, &keep).context("close the caller's descriptors")?;
     reset_signals().context("reset the signals")?;
@@ -230,7 +230,7 @@ fn wait_and_become(
     site: &Site<'_>,
     ready: &Ready<'_>,
     parent: &Channel<ToParent, ToInit>,
-    listener: &OwnedFd,
+    listener: Option<&OwnedFd>,
 ) -> anyhow::Result<Infallible> {
     // Nothing is left here that the program will not have too, and whoever manages the container
     // must be able to enter its namespaces before it is started.
@@ -245,9 +245,10 @@ fn wait_and_become(
     match parent.receive()? {
         ToInit::Start => Err(become_program()),
         ToInit::Await => {
+            let listener = listener.context("there is no socket to wait on")?;
             let starter = await_start(listener.as_fd())?;
             let error = become_program();
-            starter.send(&ToParent::Failed { chain: format!("{error:#}") })?;
+            starter.send(&ToParent::Failed { chain: chain(&error) })?;
             bail!(Gone)
         }
         other => Err(anyhow!("expected Start or Await, not {other:?}")),

@@ -22,7 +22,7 @@ use crate::namespaces::{self, Opened};
 use crate::plan::Plan;
 use crate::process::channel::{Channel, Gone, pair};
 use crate::process::init::{self, Ends};
-use crate::process::protocol::{FromServer, ToInit, ToParent, ToServer};
+use crate::process::protocol::{FromServer, ToInit, ToParent, ToServer, chain};
 use crate::process::{Site, server};
 use crate::store::containers::{Entry, START_SOCKET};
 use crate::sys::process::{Child, Clone, clone, fork, pidfd_open, pidfd_signal};
@@ -37,6 +37,8 @@ pub struct Order<'a> {
     pub site: &'a Site<'a>,
     /// The container's directory.
     pub entry: &'a Entry,
+    /// Whether init is to wait for `start` rather than for us.
+    pub awaits_start: bool,
 }
 
 /// A container whose init waits for its last word. Dropping it undoes everything.
@@ -64,7 +66,7 @@ pub fn begin(order: &Order<'_>) -> anyhow::Result<Made> {
     let (channel, to_parent) = pair()?;
     let layered = order.plan.root.overlay.as_ref();
     let (to_server, to_init) = layered.map(|_| pair()).transpose()?.unzip();
-    let listener = listen_for_start(order.entry)?;
+    let listener = order.awaits_start.then(|| listen_for_start(order.entry)).transpose()?;
     let entrance = order.site.cgroups.cgroup.as_ref().map(|cgroup| cgroup.entrance(false));
     let entrance = entrance.transpose()?;
     let init = spawn(order, Ends { parent: to_parent, server: to_server, listener, entrance })?;
@@ -180,17 +182,23 @@ pub fn usher(
         let made = enter().and_then(|()| clone(how, body).map_err(explain_clone));
         let message = match &made {
             Ok(child) => FromUsher::Made { pid: child.pid.as_raw() },
-            Err(error) => FromUsher::Failed { chain: format!("{error:#}") },
+            Err(error) => FromUsher::Failed { chain: chain(error) },
         };
         there.send(&message).is_err().into()
     })
     .context("fork")?;
     drop(there);
-    let message = here.receive();
-    waitpid(usher, None).context("wait for the process that joined the namespaces")?;
-    match message? {
-        FromUsher::Failed { chain } => Err(anyhow!(chain)),
-        FromUsher::Made { pid } => {
+    match here.receive() {
+        Err(error) => {
+            waitpid(usher, None).context("wait for the process that joined the namespaces")?;
+            Err(error)
+        }
+        Ok(FromUsher::Failed { chain }) => {
+            waitpid(usher, None).context("wait for the process that joined the namespaces")?;
+            Err(anyhow!(chain))
+        }
+        // It ends by itself: nobody waits for that now. Whoever stays reaps it with the others.
+        Ok(FromUsher::Made { pid }) => {
             let pid = Pid::from_raw(pid);
             Ok(Child { pid, pidfd: pidfd_open(pid).context("find the new process")? })
         }

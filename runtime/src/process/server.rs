@@ -16,7 +16,7 @@ use rrun_fusefs::{Config, Overlay};
 use crate::plan::overlay::OverlayPlan;
 use crate::process::channel::{Channel, pair};
 use crate::process::init::become_root;
-use crate::process::protocol::{FromServer, ToServer};
+use crate::process::protocol::{FromServer, ToServer, chain};
 use crate::rootfs::mounts::host_directory;
 use crate::sys::mount::attach;
 use crate::sys::process::{close_all_but, fork, reset_signals};
@@ -39,7 +39,7 @@ pub fn spawn(
     fork(|| match run(layers, user_namespace, init) {
         Ok(()) => 0,
         Err(error) => {
-            let chain = format!("{error:#}");
+            let chain = chain(&error);
             let _init_has_gone = init.send(&FromServer::Failed { chain });
             1
         }
