@@ -1,15 +1,15 @@
 //! Opening the layers, and refusing what cannot work before anything is mounted.
 
+use std::collections::HashSet;
 use std::ffi::CStr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
-use nix::sys::statvfs::fstatvfs;
 
 use crate::config::Config;
+use crate::format::origin::Origin;
 use crate::layer::{Folder, Layer, LayerIndex};
 use crate::sys::{lock, stat, xattr};
 use crate::upper::{Upper, UpperFolder};
@@ -125,6 +125,8 @@ fn cure(errno: Errno) -> &'static str {
 #[derive(Debug)]
 pub struct Overlay {
     lowers: Vec<Layer>,
+    /// The device numbers of the layers' file systems, the upper one's first.
+    devices: Vec<u64>,
     pub(crate) upper: Option<Upper>,
     /// Keeps the lock on the work directory.
     _workdir: Option<UpperFolder>,
@@ -164,14 +166,34 @@ impl Overlay {
             upper = Some(Upper::prepare(root, &work).map_err(failed)?);
             held = Some(work);
         }
+        let mut devices = Vec::new();
+        if let (Some(upper), Some(path)) = (&upper, &config.upperdir) {
+            let failed = |errno| OpenError::Directory { what: UPPER, path: path.clone(), errno };
+            devices.push(upper.root.own_stat().map_err(failed)?.st_dev);
+        }
+        devices.extend(lowers.iter().map(|layer| layer.device));
+        let mut seen = HashSet::new();
+        devices.retain(|device| seen.insert(*device));
         let Config { writeback, redirect_dir, .. } = *config;
-        Ok(Self { lowers, upper, _workdir: held, writeback, redirect_dir })
+        Ok(Self { lowers, devices, upper, _workdir: held, writeback, redirect_dir })
     }
 
     /// The lower layer with this index.
     pub(crate) fn layer(&self, index: LayerIndex) -> nix::Result<&Layer> {
         let position = usize::from(index.0).checked_sub(1).ok_or(Errno::EIO)?;
         self.lowers.get(position).ok_or(Errno::EIO)
+    }
+
+    /// The inode number that the merged tree shows for the inode `number` of `device`: the same with
+    /// each mount of the same layers, and another for every other inode.
+    pub(crate) fn number(&self, device: u64, number: u64) -> u64 {
+        compose(self.devices.iter().position(|known| *known == device), device, number)
+    }
+
+    /// The same for the lower object that a record names, if its file system is among ours.
+    pub(crate) fn number_of(&self, origin: Origin) -> Option<u64> {
+        let layer = self.lowers.iter().find(|layer| layer.is_on(origin.system))?;
+        Some(self.number(layer.device, origin.number))
     }
 
     /// The topmost lower layer.
@@ -185,11 +207,28 @@ impl Overlay {
     }
 }
 
+/// Bits of an inode number that file systems use in practice; the position of the file system among
+/// ours goes above them. The first one's numbers stay as they are.
+const NUMBER_BITS: u32 = 48;
+
+/// See [`Overlay::number`]. What does not fit is mixed into the upper half of all numbers: two that
+/// are the same then are too unlikely to be met with.
+fn compose(position: Option<usize>, device: u64, number: u64) -> u64 {
+    match position {
+        Some(position) if number >> NUMBER_BITS == 0 => (position as u64) << NUMBER_BITS | number,
+        _ => {
+            let mut mixed = number ^ device.rotate_left(40);
+            for factor in [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb] {
+                mixed = (mixed ^ mixed >> 30).wrapping_mul(factor);
+            }
+            mixed | 1 << 63
+        }
+    }
+}
+
 fn open_lower(path: &Path) -> Result<Layer, OpenError> {
     let failed = |errno| OpenError::Directory { what: LOWER, path: path.to_owned(), errno };
-    let root = Folder::open(path).map_err(failed)?;
-    let file_system = fstatvfs(&root).map_err(failed)?.filesystem_id();
-    Ok(Layer { root: Arc::new(root), file_system })
+    Folder::open(path).and_then(Layer::new).map_err(failed)
 }
 
 fn open_upper(what: &'static str, path: &Path) -> Result<UpperFolder, OpenError> {
@@ -298,4 +337,27 @@ fn take(what: &'static str, path: &Path, folder: &UpperFolder) -> Result<(), Ope
         Errno::EWOULDBLOCK => OpenError::InUse { what, path },
         errno => OpenError::Directory { what, path, errno },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::compose;
+
+    #[test]
+    fn numbers_of_several_file_systems_stay_apart() {
+        assert_eq!(compose(Some(0), 5, 77), 77, "the first one's own");
+        assert_eq!(compose(Some(2), 5, 77), (2 << 48) | 77);
+        let large = 1 << 50;
+        let mixed = [
+            compose(Some(0), 5, large),
+            compose(Some(0), 5, large + 1),
+            compose(Some(1), 6, large),
+            compose(None, 7, 77),
+        ];
+        for (at, number) in mixed.iter().enumerate() {
+            assert_ne!(number >> 63, 0, "no small number is like it");
+            assert!(!mixed[..at].contains(number));
+        }
+        assert_eq!(mixed[0], compose(Some(0), 5, large), "the same with each mount");
+    }
 }

@@ -1,8 +1,8 @@
 //! Kernel overlayfs reads what we write, and the reverse.
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount, umount};
 
@@ -88,6 +88,57 @@ fn we_read_what_overlayfs_writes() {
         let ours = tree_text(mounted.root());
         mounted.unmount();
         assert_eq!(ours, theirs, "{identity:?}");
+    });
+}
+
+/// Inode numbers of the objects of a tree that have them from a lower layer; not of the root.
+fn numbers(root: &Path) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root).unwrap() {
+        let path = entry.unwrap().path();
+        let meta = fs::symlink_metadata(&path).unwrap();
+        if meta.is_dir() {
+            found.extend(numbers(&path));
+        }
+        if !meta.is_symlink() {
+            found.push((path, meta.ino()));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Copies keep the numbers of the originals, whoever copied them and whoever looks.
+#[test]
+fn overlayfs_and_we_show_the_same_inode_numbers() {
+    everywhere(|identity, stage| {
+        let layers = two_layers(stage);
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        let before = numbers(mounted.root());
+        fs::write(mounted.path("keep"), "copied by us").unwrap();
+        fs::write(mounted.path("gone/x"), "copied by us").unwrap();
+        assert_eq!(numbers(mounted.root()), before);
+        mounted.unmount();
+        kernel_mount(&layers, 2);
+        if identity == Identity::Root {
+            assert_eq!(numbers(&layers.merged()), before, "it follows records for real root alone");
+        }
+        fs::write(layers.merged().join("d/b"), "copied by overlayfs").unwrap();
+        umount(&layers.merged()).unwrap();
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        assert_eq!(mounted.read("d/b"), "copied by overlayfs");
+        if identity == Identity::Root {
+            assert_eq!(numbers(mounted.root()), before, "and writes them for it alone");
+        }
+        for path in ["keep", "gone/x", "d/a"] {
+            assert!(
+                before.contains(&(
+                    mounted.path(path),
+                    fs::metadata(mounted.path(path)).unwrap().ino()
+                ))
+            );
+        }
+        mounted.unmount();
     });
 }
 

@@ -52,10 +52,10 @@ pub struct Attr {
 
 impl Attr {
     /// Takes over what a layer's file system says.
-    pub(crate) fn new(ino: Ino, stat: &FileStat) -> Self {
+    pub(crate) fn new(ino: Ino, number: u64, stat: &FileStat) -> Self {
         Self {
             ino,
-            number: ino.0,
+            number,
             size: u64::try_from(stat.st_size).unwrap_or(0),
             blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
             accessed: Timestamp::new(stat.st_atime, stat.st_atime_nsec),

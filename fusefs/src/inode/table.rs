@@ -136,7 +136,7 @@ pub(crate) struct LowerPart {
 }
 
 /// An entry of a merged directory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Entry {
     /// Its name.
     pub(crate) name: Name,
@@ -148,19 +148,20 @@ pub(crate) struct Entry {
     pub(crate) top: LayerIndex,
     /// Whether something below would show if the upper directory's object went away.
     pub(crate) covers: bool,
-    /// Whether `ino` is final: the number of a hard link is known only after a look at it.
-    pub(crate) settled: bool,
+    /// The inode number; 0 until a look at the object has told it, and which node the name of a hard
+    /// link stands for.
+    pub(crate) number: u64,
     /// For a directory: the layers whose contents show.
     pub(crate) folders: Box<[LayerIndex]>,
 }
 
 impl Entry {
     /// An object of the upper directory. `covers` as in the field of that name.
-    pub(crate) fn upper(name: Name, ino: Ino, kind: Type, covers: bool) -> Self {
+    pub(crate) fn upper(name: Name, (ino, number): (Ino, u64), kind: Type, covers: bool) -> Self {
         let folders: &[LayerIndex] =
             if kind == Type::Directory { &[LayerIndex::UPPER] } else { &[] };
         let top = LayerIndex::UPPER;
-        Self { name, ino, kind, top, covers, settled: true, folders: folders.into() }
+        Self { name, ino, kind, top, covers, number, folders: folders.into() }
     }
 
     /// Whether removing it must leave a whiteout.
@@ -196,9 +197,8 @@ impl Listing {
         let mut listing = Self { last: DOT_DOT, whiteouts, ..Self::default() };
         listing.cookies.reserve(entries.len());
         for Merged { name, kind, top, covers, folders, .. } in entries {
-            let (ino, settled) = (number(), kind == Type::Directory);
-            let folders = folders.into();
-            listing.insert(Entry { name, ino, kind, top, covers, settled, folders });
+            let (ino, folders) = (number(), folders.into());
+            listing.insert(Entry { name, ino, kind, top, covers, number: 0, folders });
         }
         listing
     }

@@ -14,8 +14,11 @@ use nix::dir::Type;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::sys::statvfs::fstatvfs;
 
+use crate::format::origin::System;
 use crate::format::{opaque, redirect};
+use crate::sys::stat::file_system_uuid;
 use crate::sys::{dents, xattr};
 
 /// The position of a layer: 0 is the upper directory, whether or not there is one, 1 the topmost
@@ -196,6 +199,31 @@ pub(crate) struct Layer {
     pub(crate) root: Arc<Folder>,
     /// Which file system it lies on (`f_fsid` of statfs(2)): part of an inode's name in the index.
     pub(crate) file_system: u64,
+    /// The UUID of that file system, if it tells.
+    pub(crate) uuid: Option<[u8; 16]>,
+    /// Its device number.
+    pub(crate) device: u64,
+}
+
+impl Layer {
+    /// The layer whose topmost directory is `root`.
+    ///
+    /// # Errors
+    ///
+    /// Those of statfs(2).
+    pub(crate) fn new(root: Folder) -> nix::Result<Self> {
+        let file_system = fstatvfs(&root)?.filesystem_id();
+        let (uuid, device) = (file_system_uuid(root.as_fd()), root.own_stat()?.st_dev);
+        Ok(Self { root: Arc::new(root), file_system, uuid, device })
+    }
+
+    /// Whether it lies on the file system that a record names.
+    pub(crate) fn is_on(&self, system: System) -> bool {
+        match system {
+            System::Uuid(uuid) => self.uuid == Some(uuid),
+            System::Id(id) => self.file_system == id,
+        }
+    }
 }
 
 /// Opens without touching the access time, where the owner of the file lets us.

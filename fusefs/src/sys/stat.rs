@@ -44,6 +44,21 @@ fn statx(directory: BorrowedFd<'_>, name: &CStr, wanted: libc::c_uint) -> nix::R
     Ok(unsafe { found.assume_init() })
 }
 
+/// The UUID of the file system that holds `file`; `None` if it has none or the kernel, before
+/// Linux 6.9, does not tell.
+///
+/// Source: Linux `include/uapi/linux/fs.h`, `FS_IOC_GETFSUUID`.
+pub(crate) fn file_system_uuid(file: BorrowedFd<'_>) -> Option<[u8; 16]> {
+    /// `struct fsuuid2`: the length of the UUID, and 16 bytes of room for it.
+    const SIZE: usize = 17;
+    const GET_UUID: libc::Ioctl = libc::_IOR::<[u8; SIZE]>(0x15, 0);
+    let mut found = [0_u8; SIZE];
+    // SAFETY: the kernel writes at most the 17 bytes of `found`.
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), GET_UUID, found.as_mut_ptr()) };
+    let (length, uuid) = found.split_first_chunk::<1>()?;
+    (done == 0 && *length == [16]).then_some(uuid.try_into().ok()?)
+}
+
 /// Longest file handle of any file system, in bytes (`MAX_HANDLE_SZ`).
 const HANDLE_SIZE: usize = 128;
 

@@ -124,8 +124,8 @@ impl State {
 
     fn fetch_attr(&mut self, ino: Ino) -> nix::Result<Attr> {
         let stat = self.stat(ino)?;
-        let mut attr = Attr::new(ino, &stat);
         let node = self.table.get(ino)?;
+        let mut attr = Attr::new(ino, node.attr.number, &stat);
         if attr.is_folder() {
             let merged = node.opened.as_deref().is_some_and(|opened| {
                 opened.lowers.len() + usize::from(opened.upper.is_some()) > 1

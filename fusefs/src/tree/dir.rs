@@ -94,17 +94,11 @@ impl State {
         let node = self.table.get(ino)?;
         let parent = node.name().map_or(ino, |(parent, _name)| parent);
         for (name, own, ino) in [(".", DOT, ino), ("..", DOT_DOT, parent)] {
+            let number = self.table.get(ino)?.attr.number;
             if cookie < own {
                 let attr = if wanted == Wanted::Metadata { Some(self.attr(ino)?) } else { None };
                 let (name, kind) = (OsStr::new(name), Type::Directory);
-                if !show(&Listed {
-                    name,
-                    cookie: own,
-                    ino,
-                    number: ino.0,
-                    kind,
-                    attr: attr.as_ref(),
-                }) {
+                if !show(&Listed { name, cookie: own, ino, number, kind, attr: attr.as_ref() }) {
                     return Ok(());
                 }
             }
@@ -130,8 +124,8 @@ impl State {
         show: &mut dyn FnMut(&Listed<'_>) -> bool,
     ) -> nix::Result<bool> {
         if wanted == Wanted::Names {
-            let ino = self.settle_entry(parent, name)?;
-            return Ok(show(&Listed { name, cookie, ino, number: ino.0, kind, attr: None }));
+            let (ino, number) = self.settle_entry(parent, name)?;
+            return Ok(show(&Listed { name, cookie, ino, number, kind, attr: None }));
         }
         let ino = self.admit(parent, name)?;
         let attr = self.attr(ino)?;

@@ -12,6 +12,7 @@ use super::{State, Tree, attr::without_set_id};
 use crate::inode::Ino;
 use crate::inode::handles::{Held, OpenFile};
 use crate::inode::table::Place;
+use crate::upper::marks::contents;
 
 /// What a write has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,10 +162,12 @@ impl State {
             Place::Nameless(file) => return Ok(file),
             Place::Removed => return Err(Errno::ENOENT),
             Place::Lower(_) | Place::Hidden(..) if write => return Err(Errno::EROFS),
-            Place::Hidden(folder, name) => OpenFile { file: folder.file(&name)?, writable: false },
+            Place::Hidden(folder, name) => {
+                OpenFile { file: contents(folder.file(&name)?)?, writable: false }
+            }
             Place::Lower(layer) => {
                 let (parent, name) = node.name()?;
-                let file = self.lower_folder(parent, layer)?.file(&name)?;
+                let file = contents(self.lower_folder(parent, layer)?.file(&name)?)?;
                 OpenFile { file, writable: false }
             }
             Place::Indexed(name) => {

@@ -1,7 +1,8 @@
 //! From a name to a node.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 
+use nix::dir::Type;
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 
@@ -12,6 +13,7 @@ use crate::inode::table::{Link, Node, Place};
 use crate::layer::LayerIndex;
 use crate::layer::stack::Name;
 use crate::upper::index;
+use crate::upper::marks::Marks;
 
 impl Tree {
     /// Finds `name` in the directory `parent`, and counts one reference to what it finds.
@@ -38,19 +40,18 @@ impl State {
     pub(super) fn admit(&mut self, parent: Ino, name: &OsStr) -> nix::Result<Ino> {
         let entry = self.entry(parent, name)?;
         let (ino, top, name) = (entry.ino, entry.top, Name::clone(&entry.name));
-        let settled = entry.settled;
-        if settled && self.table.contains(ino) {
+        if entry.number != 0 && self.table.contains(ino) {
             // A name of a hard link that was forgotten while another one was in use.
             self.readmit(ino, parent, &name)?;
             self.table.add_name(ino, parent, &name)?;
             return Ok(ino);
         }
         let stat = self.stat_entry(parent, &name, top)?;
-        let ino = self.settle(parent, &name, &stat)?;
+        let (ino, number) = self.settle(parent, &name, &stat)?;
         if !self.table.contains(ino) {
             let place = self.place(parent, &name, &stat)?;
             let folders = self.entry(parent, &name)?.folders.len();
-            let mut node = Node::new(Attr::new(ino, &stat), place);
+            let mut node = Node::new(Attr::new(ino, number, &stat), place);
             if node.attr.is_folder() {
                 node.attr.links = if folders > 1 { 1 } else { node.attr.links };
             } else {
@@ -86,30 +87,40 @@ impl State {
         }
     }
 
-    /// Makes sure of the entry's node id, without entering a node into the table.
-    pub(super) fn settle_entry(&mut self, parent: Ino, name: &OsStr) -> nix::Result<Ino> {
+    /// Makes sure of the entry's node id and inode number, without entering a node into the table.
+    pub(super) fn settle_entry(&mut self, parent: Ino, name: &OsStr) -> nix::Result<(Ino, u64)> {
         let entry = self.entry(parent, name)?;
         let (ino, top) = (entry.ino, entry.top);
-        if entry.settled {
-            return Ok(ino);
+        if entry.number != 0 {
+            return Ok((ino, entry.number));
         }
         let stat = self.stat_entry(parent, name, top)?;
         self.settle(parent, name, &stat)
     }
 
-    /// Gives all names of a hard link the same node id.
-    fn settle(&mut self, parent: Ino, name: &OsStr, stat: &FileStat) -> nix::Result<Ino> {
+    /// Gives all names of a hard link the same node id, and finds out the inode number.
+    fn settle(&mut self, parent: Ino, name: &OsStr, stat: &FileStat) -> nix::Result<(Ino, u64)> {
         let entry = self.entry(parent, name)?;
-        let (own, top, settled) = (entry.ino, entry.top, entry.settled);
-        if settled {
-            return Ok(own);
+        let (own, top, kind, number) = (entry.ino, entry.top, entry.kind, entry.number);
+        if number != 0 {
+            return Ok((own, number));
         }
-        let ino =
-            if stat.st_nlink > 1 { self.linked_ino(parent, name, top, stat, own)? } else { own };
+        let is_link = stat.st_nlink > 1 && kind != Type::Directory;
+        let ino = if is_link { self.linked_ino(parent, name, top, stat, own)? } else { own };
+        let mut number = self.overlay.number(stat.st_dev, stat.st_ino);
+        if top == LayerIndex::UPPER {
+            let folder = self.upper_folder(parent)?;
+            let marks = Marks::read(&folder.attributes_of(name)?)?;
+            if marks.metacopy {
+                return Err(Errno::EPERM);
+            }
+            let origin = marks.origin.and_then(|origin| self.overlay.number_of(origin));
+            number = origin.unwrap_or(number);
+        }
         let entry = self.opened(parent)?.listing.get_mut(name).ok_or(Errno::ENOENT)?;
         entry.ino = ino;
-        entry.settled = true;
-        Ok(ino)
+        entry.number = number;
+        Ok((ino, number))
     }
 
     fn linked_ino(
@@ -124,14 +135,17 @@ impl State {
         if let Some(link) = self.table.links.get(&key) {
             return Ok(link.ino);
         }
-        let mut ino = own;
+        let (mut ino, mut removed) = (own, 0);
+        if let Some(indexed) = self.indexed_name(parent, name, top)? {
+            removed = self.upper()?.index.removed(&indexed);
+        }
         if let Some(copied) = self.find_indexed(parent, name, top)? {
             let stat = self.upper()?.index.folder()?.stat(&copied)?;
             let upper_key = (LayerIndex::UPPER, stat.st_dev, stat.st_ino);
             let link = self.table.links.entry(upper_key).or_insert(Link { ino, removed: 0 });
             ino = link.ino;
         }
-        self.table.links.insert(key, Link { ino, removed: 0 });
+        self.table.links.insert(key, Link { ino, removed });
         Ok(ino)
     }
 
@@ -142,13 +156,23 @@ impl State {
         name: &OsStr,
         top: LayerIndex,
     ) -> nix::Result<Option<Name>> {
+        let Some(indexed) = self.indexed_name(parent, name, top)? else { return Ok(None) };
+        Ok(self.upper()?.index.find(&indexed))
+    }
+
+    /// The name in the index of a lower hard link, if there is anything in the index.
+    fn indexed_name(
+        &mut self,
+        parent: Ino,
+        name: &OsStr,
+        top: LayerIndex,
+    ) -> nix::Result<Option<OsString>> {
         match &self.overlay.upper {
             Some(upper) if top != LayerIndex::UPPER && !upper.index.is_empty() => {}
             _ => return Ok(None),
         }
         let folder = self.lower_folder(parent, top)?;
-        let indexed = index::name_of(self.layer(top)?, &folder, name)?;
-        Ok(self.upper()?.index.find(&indexed))
+        index::name_of(self.layer(top)?, &folder, name).map(Some)
     }
 
     /// Where the object behind a name lies.

@@ -164,13 +164,24 @@ impl State {
         Ok(Making { what, mode, inherits, uid: asker.uid, gid })
     }
 
+    /// The metadata of what was just made, with a node id of its own.
+    fn new_attr(&mut self, stat: &FileStat) -> Attr {
+        let number = self.overlay.number(stat.st_dev, stat.st_ino);
+        Attr::new(self.table.fresh_ino(), number, stat)
+    }
+
     /// Enters what was made into listing and table.
     fn enter(&mut self, parent: Ino, name: &OsStr, made: Made, covers: bool) -> nix::Result<Attr> {
-        let attr = Attr::new(self.table.fresh_ino(), &made.stat);
+        let attr = self.new_attr(&made.stat);
         let name = Name::from(name);
         let listing = &mut self.opened(parent)?.listing;
         listing.whiteouts.remove(&name);
-        listing.insert(Entry::upper(Name::clone(&name), attr.ino, kind_of(&attr), covers));
+        listing.insert(Entry::upper(
+            Name::clone(&name),
+            (attr.ino, attr.number),
+            kind_of(&attr),
+            covers,
+        ));
         let mut node = Node::new(attr, Place::Upper);
         node.lookups = 1;
         if attr.is_folder() {
@@ -198,7 +209,7 @@ impl State {
         let making = self.making(parent, Kind::File, mode, asker)?;
         let file = folder.create_nameless(making.mode, stays_nameless)?;
         let stat = making.finish_open(file.as_fd())?;
-        let attr = Attr::new(self.table.fresh_ino(), &stat);
+        let attr = self.new_attr(&stat);
         let file = Arc::new(OpenFile { file, writable: true });
         let mut node = Node::new(attr, Place::Nameless(file));
         node.lookups = 1;
@@ -248,10 +259,11 @@ impl State {
         covers: bool,
     ) -> nix::Result<Attr> {
         let name = Name::from(name);
-        let kind = kind_of(&self.table.get(ino)?.attr);
+        let attr = self.table.get(ino)?.attr;
         let listing = &mut self.opened(parent)?.listing;
         listing.whiteouts.remove(&name);
-        listing.insert(Entry::upper(Name::clone(&name), ino, kind, covers));
+        let (numbers, kind) = ((ino, attr.number), kind_of(&attr));
+        listing.insert(Entry::upper(Name::clone(&name), numbers, kind, covers));
         self.table.add_name(ino, parent, &name)?;
         self.table.get_mut(parent)?.fresh = false;
         let stat = self.stat(ino)?;

@@ -64,7 +64,8 @@ impl Tree {
             Some(upper) => (upper.root.own_stat()?, Place::Upper),
             None => (overlay.top()?.root.own_stat()?, Place::Lower(LayerIndex(1))),
         };
-        let root = Node::new(Attr::new(Ino::ROOT, &stat), place);
+        let number = overlay.number(stat.st_dev, stat.st_ino);
+        let root = Node::new(Attr::new(Ino::ROOT, number, &stat), place);
         let state = State {
             overlay: Arc::clone(&overlay),
             table: Table::new(root),

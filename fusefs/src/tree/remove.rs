@@ -13,6 +13,7 @@ use crate::inode::table::Place;
 use crate::layer::LayerIndex;
 use crate::layer::stack::Name;
 use crate::upper::UpperFolder;
+use crate::upper::index;
 use crate::upper::staging::Staged;
 
 impl Tree {
@@ -141,7 +142,7 @@ impl State {
         was_upper: bool,
         kept: Option<Place>,
     ) -> nix::Result<()> {
-        self.count_removed_name(ino, was_upper)?;
+        self.count_removed_name(ino, (parent, name), was_upper)?;
         self.table.remove_name(ino, parent, name)?;
         let node = self.table.get_mut(ino)?;
         node.fresh = false;
@@ -158,19 +159,28 @@ impl State {
     }
 
     /// Keeps the books of hard links. A file of the index goes with its last name.
-    fn count_removed_name(&mut self, ino: Ino, was_upper: bool) -> nix::Result<()> {
+    fn count_removed_name(
+        &mut self,
+        ino: Ino,
+        (parent, name): (Ino, &OsStr),
+        was_upper: bool,
+    ) -> nix::Result<()> {
         let node = self.table.get(ino)?;
         if node.attr.is_folder() {
             return Ok(());
         }
         match node.place.clone() {
             Place::Indexed(indexed) => self.count_indexed(ino, &indexed, was_upper),
-            Place::Lower(_) => {
-                let key = node.link_key;
-                if let Some(link) = key.and_then(|key| self.table.links.get_mut(&key)) {
-                    link.removed += 1;
-                }
-                Ok(())
+            Place::Lower(layer) => {
+                let (key, links) = (node.link_key, node.attr.links);
+                let Some(link) = key.and_then(|key| self.table.links.get_mut(&key)) else {
+                    return Ok(());
+                };
+                link.removed += 1;
+                let removed = if links > 1 { link.removed } else { 0 };
+                let folder = self.lower_folder(parent, layer)?;
+                let indexed = index::name_of(self.layer(layer)?, &folder, name)?;
+                self.upper()?.index.set_removed(&indexed, removed)
             }
             _ => {
                 // The file system may give the inode number to another file from now on.

@@ -98,13 +98,6 @@ struct Moving {
     leaves_whiteout: bool,
 }
 
-/// What comes to a place in exchange.
-struct Swapped {
-    ino: Ino,
-    kind: Type,
-    folders: Box<[LayerIndex]>,
-}
-
 impl State {
     /// The node to move, after all checks that need no copy.
     fn admit_both(&mut self, from: At<'_>, to: At<'_>, exchange: Exchange) -> nix::Result<Ino> {
@@ -326,7 +319,8 @@ impl State {
         let name = Name::from(to.name);
         let listing = &mut self.opened(to.parent)?.listing;
         listing.whiteouts.remove(&name);
-        let entry = Entry::upper(Name::clone(&name), moving.ino, moving.kind, covers);
+        let numbers = (moving.ino, old.number);
+        let entry = Entry::upper(Name::clone(&name), numbers, moving.kind, covers);
         listing.insert(Entry { folders: old.folders, ..entry });
         self.table.add_name(moving.ino, to.parent, &name)?;
         self.table.remove_name(moving.ino, from.parent, from.name)?;
@@ -343,34 +337,29 @@ impl State {
         }
         let source = self.raise_folder(from.parent)?;
         let folder = self.raise_folder(to.parent)?;
-        let entry = self.entry(from.parent, from.name)?;
-        let (one, one_kind, one_covers) = (entry.ino, entry.kind, entry.covers);
-        let entry = self.entry(to.parent, to.name)?;
-        let (two, two_kind, two_covers) = (entry.ino, entry.kind, entry.covers);
-        if two_covers {
-            self.cover(one, one_kind, &source, from.name)?;
+        let one = self.entry(from.parent, from.name)?.clone();
+        let two = self.entry(to.parent, to.name)?.clone();
+        if two.covers {
+            self.cover(one.ino, one.kind, &source, from.name)?;
         }
-        if one_covers {
-            self.cover(two, two_kind, &folder, to.name)?;
+        if one.covers {
+            self.cover(two.ino, two.kind, &folder, to.name)?;
         }
         source.rename(from.name, &folder, to.name, RenameFlags::RENAME_EXCHANGE)?;
-        let one_folders = self.entry(from.parent, from.name)?.folders.clone();
-        let two_folders = self.entry(to.parent, to.name)?.folders.clone();
-        self.put_swapped(from, Swapped { ino: two, kind: two_kind, folders: two_folders })?;
-        self.put_swapped(to, Swapped { ino: one, kind: one_kind, folders: one_folders })?;
-        self.table.remove_name(one, from.parent, from.name)?;
-        self.table.remove_name(two, to.parent, to.name)
+        let (one_covers, two_covers) = (one.covers, two.covers);
+        let (one_ino, two_ino) = (one.ino, two.ino);
+        self.put_swapped(from, two, one_covers)?;
+        self.put_swapped(to, one, two_covers)?;
+        self.table.remove_name(one_ino, from.parent, from.name)?;
+        self.table.remove_name(two_ino, to.parent, to.name)
     }
 
-    /// Lets `ino` stand at a place that something else had.
-    fn put_swapped(&mut self, at: At<'_>, swapped: Swapped) -> nix::Result<()> {
-        let Swapped { ino, kind, folders } = swapped;
-        let name = Name::from(at.name);
+    /// Lets `other` stand at a place that something else had.
+    fn put_swapped(&mut self, at: At<'_>, other: Entry, covers: bool) -> nix::Result<()> {
+        let (name, ino) = (Name::from(at.name), other.ino);
         let listing = &mut self.opened(at.parent)?.listing;
         let entry = listing.get_mut(at.name).ok_or(Errno::ENOENT)?;
-        let covers = entry.covers;
-        let new = Entry::upper(Name::clone(&name), ino, kind, covers);
-        *entry = Entry { folders, ..new };
+        *entry = Entry { name: Name::clone(&name), covers, ..other };
         self.table.add_name(ino, at.parent, &name)?;
         for ino in [at.parent, ino] {
             self.table.get_mut(ino)?.fresh = false;

@@ -16,6 +16,7 @@ use crate::layer::LayerIndex;
 use crate::layer::stack::Name;
 use crate::sys::xattr;
 use crate::upper::copy_up::{Source, times};
+use crate::upper::marks::{Record, origin_of};
 use crate::upper::staging::Staged;
 use crate::upper::{Upper, UpperFolder, index};
 
@@ -23,6 +24,8 @@ use crate::upper::{Upper, UpperFolder, index};
 struct Plan {
     source: Source,
     stat: FileStat,
+    /// What the copy will say about where it comes from.
+    origin: Option<Record>,
     /// For a hard link: its name in the index and its key among the links of its layer.
     link: Option<(Name, LinkKey)>,
 }
@@ -39,7 +42,8 @@ impl Tree {
         let upper = self.overlay.upper.as_ref().ok_or(Errno::EROFS)?;
         let _one_at_a_time = self.copying.lock();
         let Some(plan) = self.state().plan_copy(ino)? else { return Ok(()) };
-        let staged = upper.stage_copy(&plan.source, &plan.stat, limit.unwrap_or(u64::MAX))?;
+        let Plan { source, stat, origin, .. } = &plan;
+        let staged = upper.stage_copy(source, stat, origin.as_ref(), limit.unwrap_or(u64::MAX))?;
         self.state().finish_copy(ino, &plan, upper, staged)
     }
 }
@@ -58,7 +62,8 @@ impl State {
             Place::Lower(layer) => layer,
             Place::Hidden(folder, name) => {
                 let stat = folder.stat(&name)?;
-                return Ok(Some(Plan { source: Source { folder, name }, stat, link: None }));
+                let source = Source { folder, name };
+                return Ok(Some(Plan { source, stat, origin: None, link: None }));
             }
             _ => return Ok(None),
         };
@@ -70,7 +75,8 @@ impl State {
             let indexed = index::name_of(self.layer(layer)?, &folder, &name)?;
             link = Some((Name::from(indexed), (layer, stat.st_dev, stat.st_ino)));
         }
-        Ok(Some(Plan { source: Source { folder, name }, stat, link }))
+        let origin = Some(origin_of(self.layer(layer)?, &folder, &name, &stat)?);
+        Ok(Some(Plan { source: Source { folder, name }, stat, origin, link }))
     }
 
     /// Puts the finished copy in its place.
@@ -127,6 +133,7 @@ impl State {
         let names = i64::try_from(plan.stat.st_nlink).unwrap_or(i64::MAX) - i64::from(removed);
         // The copy will have two links of its own: its place and the index.
         index.set_difference(indexed, names - 2)?;
+        index.set_removed(indexed, 0)?;
         let stat = index.folder()?.stat(indexed)?;
         index.remember(Name::clone(indexed), stat.st_ino);
         let upper_key = (LayerIndex::UPPER, stat.st_dev, stat.st_ino);
@@ -168,9 +175,11 @@ impl State {
         }
         for (ino, parent, name) in down.into_iter().rev() {
             let layer = self.opened(ino)?.lowers.first().map(|part| part.layer);
-            let lower = self.lower_folder(ino, layer.ok_or(Errno::ENOENT)?)?;
+            let layer = layer.ok_or(Errno::ENOENT)?;
+            let lower = self.lower_folder(ino, layer)?;
             let above = self.upper_folder(parent)?;
-            place_quietly(upper.stage_folder(&lower)?, &above, &name)?;
+            let staged = upper.stage_folder(self.layer(layer)?, &lower)?;
+            place_quietly(staged, &above, &name)?;
             self.mark_raised(parent, &name)?;
             self.opened(ino)?.upper = Some(None);
             let node = self.table.get_mut(ino)?;

@@ -11,11 +11,12 @@ use nix::sys::time::TimeSpec;
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{Whence, ftruncate, lseek};
 
+use super::marks::{Record, contents, origin_of, write_origin};
 use super::staging::Staged;
 use super::{Upper, UpperFolder};
 use crate::format::xattr as attribute;
-use crate::layer::Folder;
 use crate::layer::stack::Name;
+use crate::layer::{Folder, Layer};
 use crate::sys::copy::share_blocks;
 use crate::sys::xattr::{self, Subject};
 
@@ -45,6 +46,7 @@ impl Upper {
         &self,
         source: &Source,
         stat: &FileStat,
+        origin: Option<&Record>,
         limit: u64,
     ) -> nix::Result<Staged<'_>> {
         let staged = Staged::reserve(self);
@@ -53,7 +55,7 @@ impl Upper {
         match kind {
             SFlag::S_IFREG => {
                 let target = folder.create(name, 0o600)?;
-                let original = source.folder.file(&source.name)?;
+                let original = contents(source.folder.file(&source.name)?)?;
                 copy_data(original.as_fd(), target.as_fd(), stat.st_size, limit)?;
             }
             SFlag::S_IFLNK => {
@@ -62,19 +64,26 @@ impl Upper {
             _ => folder.make_node(name, kind.bits() | 0o600, stat.st_rdev)?,
         }
         copy_metadata(&source.folder.attributes_of(&source.name)?, stat, folder, name)?;
+        if let Some(origin) = origin.filter(|_| kind == SFlag::S_IFREG) {
+            write_origin(&folder.attributes_of(name)?, origin);
+        }
         Ok(staged)
     }
 
-    /// Makes an empty directory with the metadata of `source` in the work directory.
+    /// Makes an empty directory with the metadata of `source`, a directory of `layer`, in the work
+    /// directory.
     ///
     /// # Errors
     ///
     /// As [`Upper::stage_copy`].
-    pub(crate) fn stage_folder(&self, source: &Folder) -> nix::Result<Staged<'_>> {
+    pub(crate) fn stage_folder(&self, layer: &Layer, source: &Folder) -> nix::Result<Staged<'_>> {
         let staged = Staged::reserve(self);
-        staged.folder().make_folder(staged.name(), 0o700)?;
+        let (folder, name) = (staged.folder(), staged.name());
+        folder.make_folder(name, 0o700)?;
         let stat = source.own_stat()?;
-        copy_metadata(&source.own_attributes()?, &stat, staged.folder(), staged.name())?;
+        copy_metadata(&source.own_attributes()?, &stat, folder, name)?;
+        let origin = origin_of(layer, source, OsStr::new("."), &stat)?;
+        write_origin(&folder.attributes_of(name)?, &origin);
         Ok(staged)
     }
 }

@@ -4,22 +4,28 @@
 //! `links` beneath the work directory, which says where it came from; the other names find it
 //! there, after a remount too. The form is our own (kernel overlayfs keeps its index elsewhere
 //! and reads the upper directory the same without it).
+//!
+//! Beside a name, `NAME.n` is an empty file that says how many names the merged tree has, where the
+//! copy itself can have no such attribute or there is none yet.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 
 use super::UpperFolder;
-use crate::format::origin;
+use crate::format::origin::{self, LINKS_ATTRIBUTE, Links};
 use crate::layer::stack::Name;
 use crate::layer::{Folder, Layer};
 use crate::sys::{stat, xattr};
 
 /// The directory of the index, beneath the work directory.
 const FOLDER: &str = "links";
+/// What names of files that only count end with.
+const COUNT: &[u8] = b".n";
 /// Stands for the handle type where the file system has no handles: the inode number is used.
 const NO_HANDLE: i32 = -1;
 
@@ -28,8 +34,17 @@ const NO_HANDLE: i32 = -1;
 pub(crate) struct Index {
     workdir: UpperFolder,
     folder: OnceLock<UpperFolder>,
-    /// Upper inode numbers by name in the index.
-    known: Mutex<HashMap<Name, u64>>,
+    known: Mutex<Known>,
+}
+
+/// What lies in the index.
+#[derive(Debug, Default)]
+struct Known {
+    /// Upper inode numbers by name.
+    copies: HashMap<Name, u64>,
+    /// How many names of lower files that were not copied up are gone, by the name that the copy
+    /// would have.
+    removed: HashMap<Name, u32>,
 }
 
 impl Index {
@@ -42,7 +57,7 @@ impl Index {
         let index = Self {
             workdir: workdir.upper_folder(OsStr::new("."))?,
             folder: OnceLock::new(),
-            known: Mutex::new(HashMap::new()),
+            known: Mutex::default(),
         };
         match workdir.upper_folder(OsStr::new(FOLDER)) {
             Err(Errno::ENOENT) => return Ok(index),
@@ -52,10 +67,7 @@ impl Index {
                     move || folder
                 });
                 let mut known = index.known();
-                folder.for_each_entry(|name, _kind| {
-                    known.insert(name.into(), folder.stat(name)?.st_ino);
-                    Ok(())
-                })?;
+                folder.for_each_entry(|name, _kind| known.add(folder, name))?;
             }
         }
         Ok(index)
@@ -78,25 +90,47 @@ impl Index {
         Ok(self.folder.get_or_init(|| opened))
     }
 
-    /// Whether nothing was ever copied up with several names.
+    /// Whether nothing is known of any lower file with several names.
     pub(crate) fn is_empty(&self) -> bool {
-        self.known().is_empty()
+        let known = self.known();
+        known.copies.is_empty() && known.removed.is_empty()
     }
 
     /// The copy of the lower file with this name in the index.
     pub(crate) fn find(&self, name: &OsStr) -> Option<Name> {
-        self.known().get_key_value(name).map(|(name, _)| name.clone())
+        self.known().copies.get_key_value(name).map(|(name, _)| name.clone())
+    }
+
+    /// How many names of the lower file with this name in the index are gone, though it was never
+    /// copied up.
+    pub(crate) fn removed(&self, name: &OsStr) -> u32 {
+        self.known().removed.get(name).copied().unwrap_or(0)
+    }
+
+    /// Stores [`Index::removed`]; 0 for a file that is gone with its last name or was copied up.
+    ///
+    /// # Errors
+    ///
+    /// Those of making a file and of setxattr(2).
+    pub(crate) fn set_removed(&self, name: &OsStr, removed: u32) -> nix::Result<()> {
+        if removed > 0 {
+            self.write_count(name, Links::Lower(-i64::from(removed)))?;
+            self.known().removed.insert(name.into(), removed);
+        } else if self.known().removed.remove(name).is_some() {
+            self.remove_count(name)?;
+        }
+        Ok(())
     }
 
     /// The name in the index of the upper file with this inode number.
     pub(crate) fn find_upper(&self, number: u64) -> Option<Name> {
         let known = self.known();
-        known.iter().find(|(_, upper)| **upper == number).map(|(name, _)| name.clone())
+        known.copies.iter().find(|(_, upper)| **upper == number).map(|(name, _)| name.clone())
     }
 
     /// Remembers the file just linked into the index.
     pub(crate) fn remember(&self, name: Name, number: u64) {
-        self.known().insert(name, number);
+        self.known().copies.insert(name, number);
     }
 
     /// Removes a file that has no name left in the merged tree.
@@ -105,8 +139,9 @@ impl Index {
     ///
     /// Those of unlink(2).
     pub(crate) fn remove(&self, name: &OsStr) -> nix::Result<()> {
-        self.known().remove(name);
-        self.folder()?.unlink(name)
+        self.known().copies.remove(name);
+        self.folder()?.unlink(name)?;
+        self.remove_count(name)
     }
 
     /// How many more names than upper links the file has in the merged tree; mostly negative or
@@ -116,11 +151,12 @@ impl Index {
     ///
     /// Those of getxattr(2), except that a missing attribute counts as -1.
     pub(crate) fn difference(&self, name: &OsStr) -> nix::Result<i64> {
-        match xattr::get(&self.folder()?.attributes_of(name)?, origin::LINKS_ATTRIBUTE) {
-            Ok(value) => Ok(origin::parse_links(&value).unwrap_or(-1)),
-            Err(Errno::ENODATA) => Ok(-1),
-            Err(errno) => Err(errno),
-        }
+        let folder = self.folder()?;
+        let links = match read_count(folder, name)? {
+            None => read_count(folder, &count_of(name))?,
+            links => links,
+        };
+        Ok(if let Some(Links::Upper(difference)) = links { difference } else { -1 })
     }
 
     /// Stores [`Index::difference`].
@@ -129,14 +165,72 @@ impl Index {
     ///
     /// Those of setxattr(2).
     pub(crate) fn set_difference(&self, name: &OsStr, difference: i64) -> nix::Result<()> {
-        let value = origin::format_links(difference);
-        let subject = self.folder()?.attributes_of(name)?;
-        xattr::set(&subject, origin::LINKS_ATTRIBUTE, value.as_bytes(), 0)
+        let links = Links::Upper(difference);
+        match set_count(self.folder()?, name, links) {
+            // A symbolic link or special file has no such attributes.
+            Err(Errno::EPERM) => self.write_count(name, links),
+            set => set,
+        }
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<Name, u64>> {
+    /// Writes `links` into the file that counts for `name`.
+    fn write_count(&self, name: &OsStr, links: Links) -> nix::Result<()> {
+        let (folder, count) = (self.folder()?, count_of(name));
+        match folder.make_node(&count, libc::S_IFREG | 0o600, 0) {
+            Ok(()) | Err(Errno::EEXIST) => set_count(folder, &count, links),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn remove_count(&self, name: &OsStr) -> nix::Result<()> {
+        match self.folder()?.unlink(&count_of(name)) {
+            Err(Errno::ENOENT) => Ok(()),
+            removed => removed,
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Known {
+    /// Takes in what lies in `folder`, the index, under `name`.
+    fn add(&mut self, folder: &UpperFolder, name: &OsStr) -> nix::Result<()> {
+        match name.as_bytes().strip_suffix(COUNT) {
+            None => {
+                self.copies.insert(name.into(), folder.stat(name)?.st_ino);
+            }
+            Some(counted) => {
+                if let Some(Links::Lower(difference)) = read_count(folder, name)? {
+                    let removed = u32::try_from(-difference).unwrap_or(0);
+                    self.removed.insert(OsStr::from_bytes(counted).into(), removed);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name of the file that counts for `name`.
+fn count_of(name: &OsStr) -> OsString {
+    let mut count = name.to_owned();
+    count.push(OsStr::from_bytes(COUNT));
+    count
+}
+
+/// What `name` says of the number of names; a broken value says nothing.
+fn read_count(folder: &UpperFolder, name: &OsStr) -> nix::Result<Option<Links>> {
+    match xattr::get(&folder.attributes_of(name)?, LINKS_ATTRIBUTE) {
+        Ok(value) => Ok(Links::parse(&value)),
+        Err(Errno::ENODATA | Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn set_count(folder: &UpperFolder, name: &OsStr, links: Links) -> nix::Result<()> {
+    let subject = folder.attributes_of(name)?;
+    xattr::set(&subject, LINKS_ATTRIBUTE, links.format().as_bytes(), 0)
 }
 
 /// The name that the lower file `name` in `folder` has in the index.

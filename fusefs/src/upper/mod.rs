@@ -2,6 +2,7 @@
 
 pub(crate) mod copy_up;
 pub(crate) mod index;
+pub(crate) mod marks;
 pub(crate) mod staging;
 pub(crate) mod whiteout;
 

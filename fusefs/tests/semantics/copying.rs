@@ -75,6 +75,85 @@ fn an_inode_number_survives_the_copy() {
     });
 }
 
+/// Every name below `folder` with its number, as stat(2) and as readdir(3) tell it.
+fn numbers(root: &Path, folder: &str) -> Vec<(String, u64)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root.join(folder)).unwrap() {
+        let entry = entry.unwrap();
+        let path = format!("{folder}/{}", entry.file_name().to_str().unwrap());
+        let meta = fs::symlink_metadata(root.join(&path)).unwrap();
+        assert_eq!(entry.ino(), meta.ino(), "{path}");
+        if meta.is_dir() {
+            found.extend(numbers(root, &path));
+        }
+        found.push((path, meta.ino()));
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn inode_numbers_survive_a_remount() {
+    everywhere(|_, stage| {
+        let layers = Layers::new(stage, 3);
+        // A layer of another file system, whose numbers are those of others here.
+        let other = layers.lower(2);
+        mount(Some("none"), &other, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        for layer in 1..=3 {
+            for number in 0..20 {
+                layers.file(layer, &format!("d/l{layer}-{number}"), "");
+                layers.file(layer, &format!("d{layer}/sub/f{number}"), "");
+            }
+        }
+        fs::hard_link(layers.lower(3).join("d/l3-1"), layers.lower(3).join("d/link")).unwrap();
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        let mut before = numbers(mounted.root(), ".");
+        for path in ["d/l1-3", "d/l2-3", "d/l3-1", "d2/sub/f1", "d3/sub"] {
+            let mode = if path == "d3/sub" { 0o700 } else { 0o600 };
+            fs::set_permissions(mounted.path(path), PermissionsExt::from_mode(mode)).unwrap();
+        }
+        assert_eq!(numbers(mounted.root(), "."), before, "copied");
+        fs::rename(mounted.path("d1/sub"), mounted.path("d3/sub/moved")).unwrap();
+        for (path, _) in &mut before {
+            *path = path.replace("./d1/sub", "./d3/sub/moved");
+        }
+        before.sort();
+        assert_eq!(numbers(mounted.root(), "."), before, "moved");
+        fs::create_dir(mounted.path("new")).unwrap();
+        fs::write(mounted.path("new/file"), "").unwrap();
+        let before = numbers(mounted.root(), ".");
+        mounted.unmount();
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        assert_eq!(numbers(mounted.root(), "."), before, "mounted again");
+        let mut all: Vec<_> = before.iter().map(|(_, number)| number).collect();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), before.len() - 1, "all differ, but those of the hard link");
+        mounted.unmount();
+        umount(&other).unwrap();
+    });
+}
+
+/// Contents that lie elsewhere, in overlayfs' form that only real root may follow, are never shown
+/// as the empty file that stands for them.
+#[test]
+fn files_with_contents_elsewhere_are_refused() {
+    everywhere(|_, stage| {
+        let layers = Layers::new(stage, 1);
+        for path in [layers.file(1, "lower", ""), layers.upper().join("upper")] {
+            fs::write(&path, "\0\0\0").unwrap();
+            xattr::set(&path, "user.overlay.metacopy", b"").unwrap();
+        }
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        assert_eq!(errno(fs::read(mounted.path("lower"))), Errno::EPERM);
+        let open = OpenOptions::new().append(true).open(mounted.path("lower")).unwrap();
+        assert_eq!(errno((&open).write_all(b"x")), Errno::EPERM);
+        assert_eq!(errno(fs::metadata(mounted.path("upper"))), Errno::EPERM);
+        drop(open);
+        mounted.unmount();
+    });
+}
+
 #[test]
 fn hard_links_stay_one_file() {
     everywhere(|_, stage| {
@@ -111,6 +190,67 @@ fn hard_links_stay_one_file() {
         fs::remove_file(mounted.path("four")).unwrap();
         mounted.unmount();
         assert_eq!(names(&layers.work().join("links")), [""; 0], "the index is empty");
+    });
+}
+
+/// Names that go before the file is copied up are gone after a remount too.
+#[test]
+fn hard_links_are_counted_before_they_are_copied() {
+    everywhere(|_, stage| {
+        let layers = Layers::new(stage, 1);
+        let one = layers.file(1, "one", "linked");
+        for name in ["two", "three", "four"] {
+            fs::hard_link(&one, layers.lower(1).join(name)).unwrap();
+        }
+        let mut mounted = Mounted::new(&layers.config(), &layers.merged());
+        for (gone, left) in [("two", 3), ("one", 2)] {
+            fs::remove_file(mounted.path(gone)).unwrap();
+            assert_eq!(fs::metadata(mounted.path("three")).unwrap().nlink(), left);
+            mounted.unmount();
+            mounted = Mounted::new(&layers.config(), &layers.merged());
+            assert_eq!(fs::metadata(mounted.path("four")).unwrap().nlink(), left);
+        }
+        fs::write(mounted.path("four"), "changed").unwrap();
+        assert_eq!(fs::metadata(mounted.path("three")).unwrap().nlink(), 2);
+        assert_eq!(names(&layers.work().join("links")).len(), 1);
+        fs::remove_file(mounted.path("three")).unwrap();
+        fs::remove_file(mounted.path("four")).unwrap();
+        mounted.unmount();
+        assert_eq!(names(&layers.work().join("links")), [""; 0]);
+    });
+}
+
+/// Links and special files of several names, which can have no attributes.
+#[test]
+fn hard_links_of_what_has_no_attributes_stay_one() {
+    everywhere(|_, stage| {
+        let layers = Layers::new(stage, 1);
+        symlink("target", layers.lower(1).join("link")).unwrap();
+        mkfifo(&layers.lower(1).join("fifo"), Mode::S_IRUSR).unwrap();
+        for name in ["link", "fifo"] {
+            let (one, two) = (layers.lower(1).join(name), format!("{name}2"));
+            fs::hard_link(one, layers.lower(1).join(two)).unwrap();
+        }
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        fs::set_permissions(mounted.path("fifo"), PermissionsExt::from_mode(0o640)).unwrap();
+        lchown(mounted.path("link"), Some(0), Some(0)).unwrap();
+        fs::rename(mounted.path("link"), mounted.path("link3")).unwrap();
+        let check = |mounted: &Mounted| {
+            let meta = |name: &str| fs::symlink_metadata(mounted.path(name)).unwrap();
+            for (one, two) in [("fifo", "fifo2"), ("link3", "link2")] {
+                assert_eq!((meta(one).ino(), meta(one).nlink()), (meta(two).ino(), 2), "{one}");
+            }
+            assert_eq!(meta("fifo2").mode() & 0o777, 0o640);
+        };
+        check(&mounted);
+        mounted.unmount();
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        check(&mounted);
+        for name in ["fifo", "fifo2", "link2", "link3"] {
+            fs::remove_file(mounted.path(name)).unwrap();
+        }
+        mounted.unmount();
+        assert_eq!(names(&layers.work().join("links")), [""; 0]);
     });
 }
 
