@@ -294,3 +294,38 @@ fn ps_lists_host_pids() {
     assert!(table.lines().any(|row| row.contains(&pid.to_string())), "{table}");
     sandbox.remove(&id);
 }
+
+/// As with crun: one command for all containers that a regular expression fits.
+#[test]
+fn containers_are_chosen_by_regular_expression() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sleep", "1000"]);
+    let ids = ["web1", "web2", "db"].map(|name| sandbox.start(&bundle, name));
+    sandbox.rrun(&["kill", "--regex", "^web[0-9]-", "KILL"]).ok();
+    sandbox.wait_until_stopped(&ids[0]);
+    sandbox.wait_until_stopped(&ids[1]);
+    assert_eq!(sandbox.state(&ids[2])["status"], "running");
+    sandbox.rrun(&["delete", "--regex", "^web.-"]).ok();
+    assert_eq!(sandbox.rrun(&["list", "-q"]).ok().line(), ids[2]);
+    sandbox.rrun(&["delete", "--regex", "("]).exits(1).complains_of(&["no regular expression"]);
+    sandbox.rrun(&["delete", "--force", "--regex", "b-"]).ok();
+    assert_eq!(sandbox.rrun(&["list", "-q"]).ok().stdout, "");
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn a_root_that_was_named_must_be_there_to_be_listed() {
+    let mut list = std::process::Command::new(crate::common::rrun_binary());
+    let list = list.args(["--root", "/no/such/root", "list"]);
+    outcome::spawn(list).wait().exits(1).complains_of(&["/no/such/root"]);
+}
+
+#[test]
+fn a_stopped_container_has_no_processes() {
+    let sandbox = Sandbox::new();
+    let id = sandbox.start(&sandbox.bundle(&["true"]), "ps");
+    sandbox.wait_until_stopped(&id);
+    assert_eq!(sandbox.rrun(&["ps", "--format", "json", &id]).ok().line(), "[]");
+    assert_eq!(sandbox.rrun(&["ps", &id]).ok().stdout.lines().count(), 1, "the heading");
+    sandbox.rrun(&["delete", &id]).ok();
+}

@@ -12,6 +12,7 @@ mod cgroups;
 mod cli;
 mod concurrent;
 mod exec;
+mod hooks;
 mod keyring;
 mod lifecycle;
 mod namespaces;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Bundle, Sandbox};
+use crate::common::{Bundle, Sandbox, is_root, outcome};
 
 /// A sandbox and a bundle whose `process` was changed.
 fn with(change: impl FnOnce(&mut Value)) -> (Sandbox, Bundle) {
@@ -207,4 +207,82 @@ fn exec_is_filtered_too() {
     let seen = sandbox.rrun(&["exec", &id, "sh", "-c", "mkdir /new 2>&1"]).exits(1);
     assert!(seen.stdout.contains("Operation not permitted"), "{seen}");
     sandbox.remove(&id);
+}
+
+/// getenv(3) takes the first of several values, a user means the last.
+#[test]
+fn the_last_value_of_a_variable_counts() {
+    let (sandbox, bundle) = with(|process| {
+        process["env"] = json!(["PATH=/bin", "HOME=/", "A=1", "A=2"]);
+        process["args"] = json!(["cat", "/proc/self/environ"]);
+    });
+    assert_eq!(sandbox.run(&bundle).ok().stdout, "PATH=/bin\0HOME=/\0A=2\0");
+    let id = sandbox.start(&sandbox.bundle(&["sleep", "1000"]), "env");
+    let environment = ["exec", "--env", "TERM=dumb", &id, "cat", "/proc/self/environ"];
+    let seen = sandbox.rrun(&environment).ok().stdout;
+    let terms: Vec<_> = seen.split('\0').filter(|pair| pair.starts_with("TERM=")).collect();
+    assert_eq!(terms, ["TERM=dumb"]);
+    sandbox.remove(&id);
+}
+
+#[test]
+fn a_missing_working_directory_is_made_below_a_read_only_root() {
+    let (sandbox, bundle) = with(|process| process["cwd"] = "/new/place".into());
+    bundle.edit(|config| config["root"]["readonly"] = true.into());
+    assert_eq!(sandbox.prints(&bundle, "pwd; touch file || echo refused"), "/new/place\nrefused");
+}
+
+/// What podman asks for with `--group-add keep-groups`.
+#[test]
+fn the_callers_groups_can_be_kept() {
+    let (sandbox, bundle) = with(|_| {});
+    bundle.edit(|config| {
+        config["process"]["args"] = json!(["grep", "^Groups:", "/proc/self/status"]);
+    });
+    let run = |sandbox: &Sandbox| {
+        let arguments =
+            ["run", "--bundle", bundle.as_str(), &sandbox.id("groups")].map(str::to_owned);
+        let mut command = sandbox.command(&arguments);
+        if is_root() {
+            let rrun = command;
+            command = std::process::Command::new("setpriv");
+            command.args(["--groups", "7001,7002"]).arg(rrun.get_program()).args(rrun.get_args());
+        }
+        outcome::spawn(&mut command).wait().ok().line().split_whitespace().count() - 1
+    };
+    assert_eq!(run(&sandbox), 0, "none unless asked for");
+    bundle.edit(|config| config["annotations"] = json!({ "run.oci.keep_original_groups": "1" }));
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap();
+    let expected = if is_root() { 2 } else { own.split_whitespace().count() };
+    assert_eq!(run(&sandbox), expected);
+}
+
+/// `sd_listen_fds(3)`: sockets of a service manager go on to the program, before other descriptors.
+#[test]
+fn activation_sockets_are_handed_on() {
+    let (sandbox, bundle) = with(|_| {});
+    let script = "echo $LISTEN_FDS $LISTEN_PID; cat <&3; cat <&4";
+    bundle.edit(|config| config["process"]["args"] = json!(["sh", "-c", script]));
+    for name in ["socket", "kept"] {
+        std::fs::write(sandbox.join(name), format!("{name}\n")).unwrap();
+    }
+    let rrun = sandbox.command(&[
+        "run",
+        "--preserve-fds",
+        "1",
+        "--bundle",
+        bundle.as_str(),
+        &sandbox.id("listen"),
+    ]);
+    let run = |pid: &str| {
+        let mut shell = std::process::Command::new("sh");
+        let exec = format!("LISTEN_FDS=1 {pid} exec \"$@\" 3<\"$SOCKET\" 4<\"$KEPT\"");
+        shell.args(["-c", &exec, "sh"]).arg(rrun.get_program()).args(rrun.get_args());
+        shell.env("SOCKET", sandbox.join("socket")).env("KEPT", sandbox.join("kept"));
+        outcome::spawn(&mut shell).wait()
+    };
+    assert_eq!(run("").ok().stdout, "1 1\nsocket\nkept\n");
+    assert_eq!(run("LISTEN_PID=$$").ok().stdout, "1 1\nsocket\nkept\n");
+    assert!(run("LISTEN_PID=1").stdout.starts_with("\nsocket\n"), "not for this process");
 }

@@ -1,8 +1,13 @@
 //! Hooks: programs that a config wants run at points of the container's life.
 
+use std::collections::HashMap;
+use std::ffi::{CString, OsStr};
+use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt as _;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +16,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use oci_spec::runtime::Hook;
 
@@ -20,45 +25,158 @@ use crate::sys::process::pidfd_open;
 /// How much of a hook's complaints is kept, in bytes: its first line is shown.
 const KEPT: usize = 4096;
 
-/// Runs the hooks of one kind, one after the other, in the caller's namespaces and in `directory`, the
-/// bundle as with runc; where that is gone, in `/`.
-///
-/// Each gets exactly its own arguments and environment and the container's state on standard input,
-/// which it need not read. Its output is thrown away. It begins with no signal blocked, and needs no
-/// `/proc`.
-///
-/// # Errors
-///
-/// The first hook that cannot be run, fails, or takes longer than its timeout (it is killed then): kind,
-/// index, path, how it ended and the first line of its complaints. The hooks after it are not run.
-///
-/// Source: runtime-spec `config.md`, "POSIX-platform Hooks".
-pub fn run(hooks: &[Hook], kind: &str, state_json: &[u8], directory: &Path) -> Result<()> {
-    let directory = if directory.is_dir() { directory } else { Path::new("/") };
-    hooks.iter().enumerate().try_for_each(|(at, hook)| {
-        let path = hook.path().display();
-        run_one(hook, state_json, directory).with_context(|| format!("{kind} hook {at} ({path})"))
-    })
+/// The hooks of one kind, and what they are run with.
+#[derive(Debug)]
+pub struct Occasion<'a> {
+    /// Their kind, as the configuration calls it.
+    pub kind: &'static str,
+    /// The container's state, which they find on standard input and need not read.
+    pub state: &'a [u8],
+    /// Where they run: the bundle, as with runc; `/` where that is gone.
+    pub directory: &'a Path,
+    /// The environment of hooks that name none, `NAME=value`; `None` is that of the runtime.
+    pub environment: Option<&'a [CString]>,
+    /// Where their output goes.
+    pub streams: &'a Streams,
 }
 
-fn run_one(hook: &Hook, state_json: &[u8], directory: &Path) -> Result<()> {
-    ensure!(hook.path().is_absolute(), "want an absolute path");
-    let limit = match hook.timeout() {
-        None => None,
-        Some(seconds) => {
-            let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
-            Some(Duration::from_secs(seconds.context("want a timeout above 0 seconds")?))
+impl Occasion<'_> {
+    /// Runs `hooks`, one after the other, in the caller's namespaces.
+    ///
+    /// Each gets exactly its own arguments, and its own environment if it names one, even an empty
+    /// one. It begins with no signal blocked, and needs no `/proc`.
+    ///
+    /// # Errors
+    ///
+    /// The first hook that cannot be run, fails, or takes longer than its timeout (it is killed
+    /// then): kind, index, path, how it ended and the first line of its complaints. The hooks after
+    /// it are not run.
+    ///
+    /// Source: runtime-spec `config.md`, "POSIX-platform Hooks"; the words are runc's.
+    pub fn run(&self, hooks: &[Hook]) -> Result<()> {
+        hooks.iter().enumerate().try_for_each(|(at, hook)| {
+            let (kind, path) = (self.kind, hook.path().display());
+            self.run_one(hook).with_context(|| format!("error running {kind} hook #{at}: {path}"))
+        })
+    }
+
+    /// Runs all of `hooks`, whether they fail or not; a failure is a warning.
+    ///
+    /// Source: runtime-spec `runtime.md`, "Lifecycle", 13.
+    pub fn run_all(&self, hooks: &[Hook]) {
+        for (at, hook) in hooks.iter().enumerate() {
+            if let Err(error) = self.run_one(hook) {
+                let (kind, path) = (self.kind, hook.path().display());
+                log::warn!("{kind} hook failed with {error:#}: hook #{at}, {path}");
+            }
         }
-    };
-    let mut running = Running::start(hook, state_json, directory)?;
-    match running.until(limit.map(|limit| Instant::now() + limit))? {
-        Some(status) if status.success() => Ok(()),
-        Some(status) => bail!("{status}{}", running.complaint()),
-        None => {
-            running.child.kill().and_then(|()| running.child.wait()).context("kill it")?;
-            let seconds = limit.unwrap_or_default().as_secs();
-            bail!("killed after its timeout of {seconds} s{}", running.complaint())
+    }
+
+    fn run_one(&self, hook: &Hook) -> Result<()> {
+        ensure!(hook.path().is_absolute(), "want an absolute path");
+        let limit = match hook.timeout() {
+            None => None,
+            Some(seconds) => {
+                let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
+                Some(Duration::from_secs(seconds.context("want a timeout above 0 seconds")?))
+            }
+        };
+        let mut running = Running::start(self.command(hook)?, self.state)?;
+        match running.until(limit.map(|limit| Instant::now() + limit))? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => bail!("{}{}", how(status), running.complaint()),
+            None => {
+                running.child.kill().and_then(|()| running.child.wait()).context("kill it")?;
+                let seconds = limit.unwrap_or_default().as_secs();
+                bail!("killed after its timeout of {seconds} s{}", running.complaint())
+            }
         }
+    }
+
+    fn command(&self, hook: &Hook) -> Result<Command> {
+        let mut command = Command::new(hook.path());
+        if let Some((name, rest)) = hook.args().as_ref().and_then(|args| args.split_first()) {
+            command.arg0(name).args(rest);
+        }
+        let directory = self.directory;
+        command.current_dir(if directory.is_dir() { directory } else { Path::new("/") });
+        let own = hook.env().as_ref().map(|env| env.iter().map(String::as_bytes).collect());
+        let given = || self.environment.map(|env| env.iter().map(|pair| pair.to_bytes()).collect());
+        if let Some(pairs) = own.or_else(given) {
+            let pairs: Vec<&[u8]> = pairs;
+            command.env_clear();
+            for pair in pairs {
+                let at = pair.iter().position(|byte| *byte == b'=').with_context(|| {
+                    format!("environment {:?}: want NAME=VALUE", String::from_utf8_lossy(pair))
+                })?;
+                command.env(OsStr::from_bytes(&pair[..at]), OsStr::from_bytes(&pair[at + 1..]));
+            }
+        }
+        command.stdin(Stdio::piped());
+        command.stdout(stream(self.streams.output.as_ref())?.unwrap_or_else(Stdio::null));
+        command.stderr(stream(self.streams.errors.as_ref())?.unwrap_or_else(Stdio::piped));
+        Ok(command)
+    }
+}
+
+/// A hook failed that runs when the container is started: its chain of causes.
+///
+/// The container is not to remain then (runtime-spec 1.3 `runtime.md`, "Lifecycle", 7 and 9).
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct HookFailed(pub String);
+
+/// Files that take what hooks print; without them their output is thrown away, and the first line
+/// of their complaints is part of the error.
+#[derive(Debug, Default)]
+pub struct Streams {
+    output: Option<File>,
+    errors: Option<File>,
+}
+
+impl Streams {
+    /// The files that the annotations `run.oci.hooks.stdout` and `run.oci.hooks.stderr` name; they
+    /// are made if they are not there, and appended to.
+    ///
+    /// # Errors
+    ///
+    /// A relative path, and those of `open(2)`.
+    ///
+    /// Source: crun(1), `run.oci.hooks.stdout=FILE`.
+    pub fn open(annotations: &HashMap<String, String>) -> Result<Self> {
+        let open = |name: &str| {
+            let path = annotations.get(name).map(Path::new);
+            path.map(|path| {
+                ensure!(path.is_absolute(), "want an absolute path, not {}", path.display());
+                let mut options = File::options();
+                let file = options.append(true).create(true).mode(0o600).open(path);
+                file.with_context(|| format!("open {}", path.display()))
+            })
+            .transpose()
+            .with_context(|| format!("annotation {name}"))
+        };
+        Ok(Self { output: open("run.oci.hooks.stdout")?, errors: open("run.oci.hooks.stderr")? })
+    }
+
+    /// The descriptors of the files.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.output.iter().chain(&self.errors).map(AsFd::as_fd)
+    }
+}
+
+fn stream(file: Option<&File>) -> Result<Option<Stdio>> {
+    let copy = file.map(File::try_clone).transpose().context("hand it its output file")?;
+    Ok(copy.map(Stdio::from))
+}
+
+/// How a program ended, in the words of Go and C.
+fn how(status: ExitStatus) -> String {
+    let signal = status.signal().and_then(|number| Signal::try_from(number).ok());
+    match (status.code(), signal) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(Signal::SIGSYS)) => "signal SIGSYS: bad system call".to_owned(),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => status.to_string(),
     }
 }
 
@@ -75,25 +193,13 @@ struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    fn start(hook: &Hook, state_json: &'a [u8], directory: &Path) -> Result<Self> {
-        let mut command = Command::new(hook.path());
-        if let Some((name, rest)) = hook.args().as_ref().and_then(|args| args.split_first()) {
-            command.arg0(name).args(rest);
-        }
-        command.env_clear().current_dir(directory);
-        for pair in hook.env().iter().flatten() {
-            let (name, value) = pair
-                .split_once('=')
-                .with_context(|| format!("environment {pair:?}: want NAME=VALUE"))?;
-            command.env(name, value);
-        }
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    fn start(mut command: Command, state_json: &'a [u8]) -> Result<Self> {
         let mut child = spawn_unblocked(&mut command).context("run it")?;
         let pid = Pid::from_raw(i32::try_from(child.id())?);
         let pidfd = pidfd_open(pid).context("watch it")?;
         let (input, errors) = (child.stdin.take(), child.stderr.take());
-        for pipe in [input.as_ref().map(AsFd::as_fd), errors.as_ref().map(AsFd::as_fd)] {
-            let pipe = pipe.context("no pipe")?;
+        let pipes = [input.as_ref().map(AsFd::as_fd), errors.as_ref().map(AsFd::as_fd)];
+        for pipe in pipes.into_iter().flatten() {
             fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("set up its pipes")?;
         }
         Ok(Self { child, pidfd, unread: state_json, input, errors, said: Vec::new() })
@@ -192,11 +298,15 @@ pub fn spawn_unblocked(command: &mut Command) -> std::io::Result<Child> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn run_here(hooks: &[Hook], kind: &str, state: &[u8]) -> Result<()> {
-        run(hooks, kind, state, Path::new("."))
-    }
     use crate::sys::filter::tests::in_child;
+
+    fn run_here(hooks: &[Hook], kind: &'static str, state: &[u8]) -> Result<()> {
+        occasion(kind, state, &Streams::default()).run(hooks)
+    }
+
+    fn occasion<'a>(kind: &'static str, state: &'a [u8], streams: &'a Streams) -> Occasion<'a> {
+        Occasion { kind, state, directory: Path::new("."), environment: None, streams }
+    }
 
     /// Hooks that run a script by `sh -c`, with more fields.
     fn hooks(scripts: &[(&str, &str)]) -> Vec<Hook> {
@@ -234,12 +344,12 @@ mod tests {
     #[test]
     fn a_failure_names_the_hook_and_its_first_complaint() {
         let error = failure("echo first >&2; echo second >&2; exit 3", "");
-        assert_eq!(error, "poststop hook 0 (/bin/sh): exit status: 3: first");
+        assert_eq!(error, "error running poststop hook #0: /bin/sh: exit code 3: first");
         let error = failure("kill -9 $$", "");
-        assert_eq!(error, "poststop hook 0 (/bin/sh): signal: 9 (SIGKILL)");
+        assert_eq!(error, "error running poststop hook #0: /bin/sh: signal SIGKILL");
         let after = hooks(&[("exit 0", ""), ("exit 1", ""), ("touch /tmp/rrun-never", "")]);
         let error = format!("{:#}", run_here(&after, "prestart", b"").unwrap_err());
-        assert_eq!(error, "prestart hook 1 (/bin/sh): exit status: 1");
+        assert_eq!(error, "error running prestart hook #1: /bin/sh: exit code 1");
         assert!(!Path::new("/tmp/rrun-never").exists());
     }
 
@@ -264,7 +374,8 @@ mod tests {
         };
         assert!(one("bin/sh").contains("want an absolute path"));
         assert!(
-            one("/no/such/hook").starts_with("poststart hook 0 (/no/such/hook): run it: No such")
+            one("/no/such/hook")
+                .starts_with("error running poststart hook #0: /no/such/hook: run it: No such")
         );
     }
 
@@ -278,7 +389,7 @@ mod tests {
     #[test]
     fn a_chatty_hook_that_reads_nothing_ends() {
         let error = failure("head -c 1000000 /dev/zero >&2; exec <&-; sleep 0.1; exit 4", "");
-        assert!(error.starts_with("poststop hook 0 (/bin/sh): exit status: 4: \0\0"));
+        assert!(error.starts_with("error running poststop hook #0: /bin/sh: exit code 4: \0\0"));
     }
 
     #[test]
@@ -293,10 +404,59 @@ mod tests {
     #[test]
     fn a_hook_runs_in_the_bundle() {
         let bundle = tempfile::tempdir().unwrap();
-        let touch = hooks(&[("echo > here", "")]);
-        run(&touch, "poststop", b"{}", bundle.path()).unwrap();
+        let streams = Streams::default();
+        let run_in = |directory: &Path, script| {
+            let occasion = Occasion { directory, ..occasion("poststop", b"{}", &streams) };
+            occasion.run(&hooks(&[(script, "")])).unwrap();
+        };
+        run_in(bundle.path(), "echo > here");
         assert!(bundle.path().join("here").exists());
-        run(&hooks(&[("test $PWD = /", "")]), "poststop", b"{}", &bundle.path().join("gone"))
-            .unwrap();
+        run_in(&bundle.path().join("gone"), "test $PWD = /");
+    }
+
+    #[test]
+    fn a_hook_without_an_environment_inherits_one() {
+        let streams = Streams::default();
+        let given = [c"GIVEN=1".to_owned(), c"PATH=/bin:/usr/bin".to_owned()];
+        let run_with = |environment, script, fields| {
+            let occasion = Occasion { environment, ..occasion("poststop", b"{}", &streams) };
+            occasion.run(&hooks(&[(script, fields)]))
+        };
+        run_with(Some(&given[..]), "test $GIVEN = 1", "").unwrap();
+        run_with(Some(&given), "test -z \"$GIVEN\"", r#", "env": []"#).unwrap();
+        let cargo = "test -n \"$CARGO_MANIFEST_DIR\""; // cargo's, hence this process's
+        run_with(None, cargo, "").unwrap();
+        run_with(None, cargo, r#", "env": []"#).unwrap_err();
+    }
+
+    #[test]
+    fn failures_do_not_keep_other_hooks_from_running() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("last");
+        let last = format!("echo > {}", path.display());
+        let all = hooks(&[("exit 1", ""), ("exit 2", ""), (&last, "")]);
+        occasion("poststop", b"{}", &Streams::default()).run_all(&all);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn output_goes_where_annotations_say() {
+        let directory = tempfile::tempdir().unwrap();
+        let annotation = |name: &str, file: &str| {
+            let path = directory.path().join(file).into_os_string().into_string().unwrap();
+            (format!("run.oci.hooks.{name}"), path)
+        };
+        let annotations = HashMap::from([annotation("stdout", "out"), annotation("stderr", "err")]);
+        for _ in 0..2 {
+            let streams = Streams::open(&annotations).unwrap();
+            let speak = hooks(&[("echo said; echo complained >&2", "")]);
+            occasion("prestart", b"{}", &streams).run(&speak).unwrap();
+        }
+        let read = |name| std::fs::read_to_string(directory.path().join(name)).unwrap();
+        assert_eq!(read("out"), "said\nsaid\n");
+        assert_eq!(read("err"), "complained\ncomplained\n");
+        let relative = HashMap::from([("run.oci.hooks.stdout".to_owned(), "out".to_owned())]);
+        let error = format!("{:#}", Streams::open(&relative).unwrap_err());
+        assert_eq!(error, "annotation run.oci.hooks.stdout: want an absolute path, not out");
     }
 }

@@ -1,5 +1,6 @@
 //! The flags that `create` and `run` share.
 
+use std::env;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -46,6 +47,18 @@ pub(super) struct Creation {
     workdir: Option<String>,
 }
 
+/// How many sockets a service manager has handed over, from descriptor 3 on, for the container.
+///
+/// As with crun, they may be for whoever gets them; only those for another process are not.
+///
+/// Source: `sd_listen_fds(3)`.
+fn activation_fds() -> u32 {
+    let variable = |name| env::var(name).ok();
+    let for_us = variable("LISTEN_PID").is_none_or(|pid| pid == std::process::id().to_string());
+    let count = variable("LISTEN_FDS").and_then(|count| count.parse().ok());
+    count.filter(|_| for_us).unwrap_or(0)
+}
+
 impl Creation {
     /// The request; `detached` says whether nobody will pass the terminal on.
     pub(super) fn request(&self, detached: bool) -> Request {
@@ -56,6 +69,7 @@ impl Creation {
             console_socket: self.console_socket.clone(),
             pid_file: self.pid_file.clone(),
             preserve_fds: self.preserve_fds,
+            activation_fds: activation_fds(),
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
             layers: Flags {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-use super::Global;
+use super::{Global, chosen};
 use crate::container::{ContainerId, Runtime};
 
 /// Delete a container
@@ -13,7 +13,10 @@ use crate::container::{ContainerId, Runtime};
 pub(super) struct Delete {
     /// Names of the containers
     #[arg(value_name = "ID", required = true)]
-    ids: Vec<ContainerId>,
+    ids: Vec<String>,
+    /// The names are regular expressions: every container that one of them fits is meant
+    #[arg(short, long)]
+    regex: bool,
     /// Kill what still runs; what does not exist is no error
     #[arg(short, long)]
     force: bool,
@@ -30,7 +33,7 @@ impl Delete {
     /// The first one that could not be deleted.
     pub(super) fn run(&self, global: &Global) -> Result<u8> {
         let runtime = global.runtime()?;
-        for id in &self.ids {
+        for id in &chosen(&runtime, &self.ids, self.regex).context("delete")? {
             self.delete(&runtime, id).with_context(|| format!("delete {id}"))?;
         }
         Ok(0)

@@ -36,6 +36,15 @@ impl List {
     /// If the directory of the containers cannot be read.
     pub(super) fn run(&self, global: &Global) -> Result<u8> {
         let runtime = global.runtime()?;
+        // As with runc, a root that was named and is not there is a mistake, and the usual one is not.
+        if let Some(root) = &global.root {
+            let list = || format!("list {}", root.display());
+            anyhow::ensure!(
+                std::fs::metadata(root).with_context(list)?.is_dir(),
+                "{}: no directory",
+                list()
+            );
+        }
         let records = runtime.containers.all().context("list")?;
         let reports: Vec<_> = records.into_iter().map(|record| runtime.report(record)).collect();
         print(&match (self.quiet, self.format) {

@@ -25,10 +25,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::container::{Cgroups, Runtime};
+use crate::container::{Cgroups, ContainerId, Runtime};
 use crate::host::Host;
 use crate::log;
 use crate::store::{self, containers::Containers};
+use crate::sys::regex::Regex;
 
 /// What `--version` prints after the name: engines read the first line.
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
@@ -208,6 +209,22 @@ impl Global {
             host,
         })
     }
+}
+
+/// The containers that `names` mean: their names, or if those are regular expressions (crun's
+/// `--regex`), every container that one of them fits.
+///
+/// # Errors
+///
+/// What no container can be called, or is no regular expression.
+fn chosen(runtime: &Runtime, names: &[String], regex: bool) -> anyhow::Result<Vec<ContainerId>> {
+    if !regex {
+        return names.iter().map(|name| name.parse().map_err(anyhow::Error::msg)).collect();
+    }
+    let patterns = names.iter().map(|name| Regex::new(name)).collect::<Result<Vec<_>, _>>();
+    let patterns = patterns.map_err(anyhow::Error::msg)?;
+    let fits = |id: &ContainerId| patterns.iter().any(|pattern| pattern.is_in(id.as_str()));
+    Ok(runtime.containers.all()?.into_iter().map(|record| record.id).filter(fits).collect())
 }
 
 /// Prints to standard output; a reader that has gone is no error.

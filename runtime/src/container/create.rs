@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow, bail, ensure};
 use jiff::Timestamp;
 use nix::sched::CloneFlags;
-use rrun_spec::oci::Spec;
+use rrun_spec::oci::{Hook, Spec};
 use rrun_spec::{Bundle, Problems};
 
 use crate::confine::capabilities::Available;
 use crate::confine::cgroup::{self, Cgroup, CgroupPlan, Hierarchies};
 use crate::confine::seccomp;
 use crate::console;
+use crate::container::delete::poststop;
 use crate::container::{Cgroups, ContainerId, Runtime};
+use crate::hooks::Streams;
 use crate::host;
 use crate::plan::{self, Given, Plan, overlay};
 use crate::process::parent::{self, Made, Order, write_pid_file};
@@ -42,6 +44,8 @@ pub struct Request {
     pub pid_file: Option<PathBuf>,
     /// How many descriptors after the standard three the program gets.
     pub preserve_fds: u32,
+    /// How many sockets of a service manager come before those; the program is told of them.
+    pub activation_fds: u32,
     /// Whether to leave the old root without `pivot_root`.
     pub no_pivot: bool,
     /// Whether to stay in the caller's session keyring.
@@ -93,8 +97,13 @@ impl Runtime {
         plan.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         let entry = self.containers.reserve(&request.id)?;
         self.clear_remains(&entry, &request.id)?;
-        let mut attempt =
-            Attempt { entry: Some(entry), pid_file: None, cgroup: None, new_layer: None };
+        let mut attempt = Attempt {
+            entry: Some(entry),
+            pid_file: None,
+            cgroup: None,
+            new_layer: None,
+            poststop: None,
+        };
         attempt.new_layer = self.give_writable_layer(&mut plan, &request.id)?;
         self.make(&bundle, plan, (request, awaits_start), attempt)
     }
@@ -123,6 +132,9 @@ impl Runtime {
         )?;
         plan.warnings.extend(warning.flatten());
         check_root(&plan)?;
+        if request.activation_fds > 0 {
+            plan.program.announce_sockets(request.activation_fds);
+        }
         plan.program.seccomp = self.filter(spec)?;
         Ok(plan)
     }
@@ -177,14 +189,19 @@ impl Runtime {
         attempt.entry()?.write_config(&bundle.text)?;
         let cgroups = self.cgroups(&bundle.spec, &plan, &request.id)?;
         attempt.cgroup.clone_from(&cgroups.cgroup);
+        let poststop = plan.hooks.poststop().clone().unwrap_or_default();
+        attempt.poststop = Some((poststop, state.clone()));
         let entry = attempt.entry()?;
         let site = Site {
             directory: entry.path(),
-            first_closed: FIRST + request.preserve_fds,
+            first_closed: FIRST
+                .saturating_add(request.activation_fds)
+                .saturating_add(request.preserve_fds),
             own_user_namespace: plan.namespaces.has(CloneFlags::CLONE_NEWUSER),
             keyring: keyring::name(&request.id)?,
             cgroups,
             state: state.clone(),
+            hook_streams: Streams::open(&state.annotations)?,
         };
         let order = Order { plan: &plan, site: &site, entry, awaits_start };
         let mut made = parent::begin(&order)?;
@@ -287,6 +304,8 @@ struct Attempt {
     pid_file: Option<PathBuf>,
     cgroup: Option<Cgroup>,
     new_layer: Option<KeptLayer>,
+    /// What is to be run in the end, once the container's processes have been there.
+    poststop: Option<(Vec<Hook>, StateOfHooks)>,
 }
 
 impl Attempt {
@@ -299,6 +318,7 @@ impl Attempt {
         self.pid_file = None;
         self.cgroup = None;
         self.new_layer = None;
+        self.poststop = None;
         self.entry.take().context("the container's directory")
     }
 }
@@ -314,6 +334,10 @@ impl Drop for Attempt {
         }
         if let Some(Err(error)) = self.entry.take().map(Entry::remove) {
             log::warn!("{error:#}");
+        }
+        // After whatever failed, hooks too, the lifecycle goes on at its end.
+        if let Some((hooks, state)) = self.poststop.take() {
+            poststop(&hooks, &state);
         }
     }
 }

@@ -4,11 +4,13 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use anyhow::{Context as _, bail};
 use nix::unistd::Pid;
+use rrun_spec::oci::Hook;
 
 use crate::container::create::hierarchies;
 use crate::container::processes::{Pin, mount_namespace};
 use crate::container::{Action, ContainerId, Runtime, Status};
-use crate::hooks;
+use crate::hooks::{Occasion, Streams};
+use crate::process::StateOfHooks;
 use crate::store::containers::{Entry, ProcessIdentity, Record};
 use crate::store::layers::KeptLayer;
 use crate::sys::process::{has_ended, pidfd_open, pidfd_signal};
@@ -131,15 +133,10 @@ impl Runtime {
         let hooks = self.containers.config(&record.id).ok().and_then(|spec| spec.hooks().clone());
         let state = self.state_of_hooks(record);
         entry.remove()?;
-        if let Some(hooks) = hooks
-            && let Err(error) = state.and_then(|state| {
-                let list = hooks.poststop().as_deref().unwrap_or_default();
-                let state = state.json(Status::Stopped, record.init.pid())?;
-                hooks::run(list, "poststop", &state, &record.bundle)
-            })
-        {
-            // runtime-spec, "Lifecycle", 13: a warning, and the rest goes on.
-            log::warn!("{error:#}");
+        match (hooks.as_ref().and_then(|hooks| hooks.poststop().as_deref()), state) {
+            (Some(list), Ok(state)) => poststop(list, &state),
+            (Some(_), Err(error)) => log::warn!("poststop hooks: {error:#}"),
+            (None, _) => {}
         }
         Ok(())
     }
@@ -151,6 +148,29 @@ impl Runtime {
     /// If it cannot be removed.
     pub fn purge(&self, id: &ContainerId) -> anyhow::Result<bool> {
         KeptLayer::of(id, self.data_root()?).purge()
+    }
+}
+
+/// Runs the poststop hooks of a container that is gone; their failures are warnings.
+///
+/// Source: runtime-spec `runtime.md`, "Lifecycle", 13.
+pub fn poststop(hooks: &[Hook], state: &StateOfHooks) {
+    let run = || -> anyhow::Result<()> {
+        let text = state.json(Status::Stopped, Pid::from_raw(0))?;
+        let occasion = Occasion {
+            kind: "poststop",
+            state: &text,
+            directory: &state.bundle,
+            environment: None,
+            streams: &Streams::open(&state.annotations)?,
+        };
+        occasion.run_all(hooks);
+        Ok(())
+    };
+    if !hooks.is_empty()
+        && let Err(error) = run()
+    {
+        log::warn!("poststop hooks: {error:#}");
     }
 }
 

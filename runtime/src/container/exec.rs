@@ -11,7 +11,7 @@ use crate::confine::capabilities::Available;
 use crate::console;
 use crate::container::{Action, ContainerId, Runtime, Status};
 use crate::namespaces::Namespaces;
-use crate::plan::identity::{Means, Program, no_capabilities};
+use crate::plan::identity::{Means, Program, keeps_groups, no_capabilities};
 use crate::process::guest::{self, Made, Order};
 use crate::process::keyring;
 use crate::process::parent::write_pid_file;
@@ -130,6 +130,7 @@ fn program(
         },
         maps: None,
         linux: spec.linux().as_ref(),
+        keep_groups: keeps_groups(&record.annotations),
     };
     let mut warnings = Vec::new();
     let program = Program::plan(process, means, &mut warnings)?;

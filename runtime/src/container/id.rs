@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// A container's name: 1 to 128 of `A-Z a-z 0-9 _ + . -`, hence always one safe path component.
+/// As with crun, no dot comes first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ContainerId(String);
@@ -24,10 +25,13 @@ impl FromStr for ContainerId {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_+.-".contains(&byte);
-        let fits = (1..=128).contains(&name.len()) && name.bytes().all(legal);
-        (fits && name != "." && name != "..").then(|| Self(name.to_owned())).ok_or_else(|| {
-            format!("invalid container ID format {name:?}: want 1 to 128 of A-Z a-z 0-9 _ + . -")
-        })
+        let wrong = match name {
+            _ if !(1..=128).contains(&name.len()) => "invalid length",
+            _ if !name.bytes().all(legal) => "invalid character",
+            _ if name.starts_with('.') => "invalid dot at its beginning",
+            _ => return Ok(Self(name.to_owned())),
+        };
+        Err(format!("container ID {name:?}: {wrong}: want 1 to 128 of A-Z a-z 0-9 _ + . -"))
     }
 }
 
@@ -57,10 +61,10 @@ mod tests {
 
     #[test]
     fn names_are_one_path_component() {
-        for good in ["a", "web-1", "_", "..a", "A+b.c", &"x".repeat(128)] {
+        for good in ["a", "web-1", "_", "-a", "A+b.c", &"x".repeat(128)] {
             assert_eq!(good.parse::<ContainerId>().unwrap().as_str(), good);
         }
-        for bad in ["", ".", "..", "a/b", "a b", "ä", "a\0", "-\n", &"x".repeat(129)] {
+        for bad in ["", ".", "..", ".a", "a/b", "a b", "ä", "a\0", "-\n", &"x".repeat(129)] {
             assert!(bad.parse::<ContainerId>().is_err(), "{bad:?}");
         }
     }

@@ -11,14 +11,16 @@ use crate::store::containers::Record;
 use crate::sys::process::mount_namespace_identity;
 
 impl Runtime {
-    /// The processes of `id`, as numbers of our own process namespace.
+    /// The processes of `id`, as numbers of our own process namespace; none once it has stopped.
     ///
     /// # Errors
     ///
     /// If there is no such container, or its cgroup cannot be read.
     pub fn processes(&self, id: &ContainerId) -> anyhow::Result<Vec<Pid>> {
         let record = self.containers.read(id)?;
-        anyhow::ensure!(self.status(&record) != Status::Stopped, "container not running");
+        if self.status(&record) == Status::Stopped {
+            return Ok(Vec::new());
+        }
         match &record.cgroup {
             Some(cgroup) => cgroup.pids(),
             None => Ok(in_mount_namespace(record.mount_namespace)),

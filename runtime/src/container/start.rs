@@ -6,19 +6,18 @@ use anyhow::{Context as _, bail};
 use rrun_spec::oci::Hooks;
 
 use crate::container::{Action, ContainerId, Runtime, Status};
-use crate::hooks;
+use crate::hooks::{HookFailed, Occasion, Streams};
 use crate::process::StateOfHooks;
 use crate::process::parent::release;
 use crate::store::containers::{Entry, Record, START_SOCKET};
-use crate::sys::process::pidfd_signal;
 
 impl Runtime {
     /// Starts `id`.
     ///
     /// # Errors
     ///
-    /// If it is not waiting for its start, or its program cannot be executed, or a hook failed; in
-    /// the latter cases it is stopped.
+    /// If it is not waiting for its start; if its program cannot be executed: it is stopped then;
+    /// if a hook failed: nothing is left of the container then.
     pub fn start(&self, id: &ContainerId) -> anyhow::Result<()> {
         let entry = self.containers.lock(id)?;
         let record = self.containers.read(id)?;
@@ -36,28 +35,35 @@ impl Runtime {
         };
         let released = release(&entry);
         forget_socket(&entry)?;
-        released?;
-        self.poststart(&record, &hooks)
+        match released.and_then(|()| self.poststart(&record, &hooks)) {
+            Err(failure) if failure.is::<HookFailed>() => {
+                self.end(&record)?;
+                self.clean(entry, &record)?;
+                Err(failure)
+            }
+            result => result,
+        }
     }
 
-    /// Runs the poststart hooks; a failing one ends the container (runtime-spec 1.3, "Lifecycle").
+    /// Runs the poststart hooks.
     ///
     /// # Errors
     ///
-    /// Which hook failed.
+    /// [`HookFailed`]: the container must be ended and removed then.
     pub fn poststart(&self, record: &Record, hooks: &Hooks) -> anyhow::Result<()> {
         let list = hooks.poststart().as_deref().unwrap_or_default();
         if list.is_empty() {
             return Ok(());
         }
         let state = self.state_of_hooks(record)?.json(Status::Running, record.init.pid())?;
-        let result = hooks::run(list, "poststart", &state, &record.bundle);
-        if result.is_err()
-            && let Some(pidfd) = self.pidfd(record)
-        {
-            let _ended_already = pidfd_signal(std::os::fd::AsFd::as_fd(&pidfd), libc::SIGKILL);
-        }
-        result
+        let occasion = Occasion {
+            kind: "poststart",
+            state: &state,
+            directory: &record.bundle,
+            environment: None,
+            streams: &Streams::open(&record.annotations)?,
+        };
+        occasion.run(list).map_err(|error| HookFailed(format!("{error:#}")).into())
     }
 
     /// What the hooks of later operations are told of the container.

@@ -1,5 +1,6 @@
 //! Who a program inside is: user, groups, capabilities, limits; the same for `create` and `exec`.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::path::PathBuf;
 
@@ -27,8 +28,8 @@ pub struct Program {
     pub uid: u32,
     /// Its group ID inside.
     pub gid: u32,
-    /// Its other groups inside.
-    pub groups: Vec<u32>,
+    /// Its other groups inside; `None` leaves the caller's.
+    pub groups: Option<Vec<u32>>,
     /// Its umask; `None` leaves 0o022.
     pub umask: Option<u32>,
     /// Its capabilities; a configuration that names none gives none, as with runc.
@@ -62,6 +63,16 @@ pub struct Means<'a> {
     pub maps: Option<&'a IdMaps>,
     /// What holds for all programs of the container.
     pub linux: Option<&'a Linux>,
+    /// Whether the caller's groups stay.
+    pub keep_groups: bool,
+}
+
+/// Whether the annotation asks that the caller's groups stay: podman's `--group-add keep-groups`.
+///
+/// Source: crun(1), `run.oci.keep_original_groups`.
+#[must_use]
+pub fn keeps_groups(annotations: &HashMap<String, String>) -> bool {
+    annotations.get("run.oci.keep_original_groups").is_some_and(|value| value != "0")
 }
 
 impl Program {
@@ -84,11 +95,11 @@ impl Program {
         let rlimits = process.rlimits().as_deref().unwrap_or_default();
         Ok(Self {
             arguments: c_strings(process.args()).context("/process/args")?,
-            environment: c_strings(process.env()).context("/process/env")?,
+            environment: c_strings(&last_values(process.env())).context("/process/env")?,
             directory: process.cwd().clone(),
             uid: user.uid(),
             gid: user.gid(),
-            groups,
+            groups: (!means.keep_groups).then_some(groups),
             umask: user.umask(),
             capabilities,
             rlimits: rlimits::resolve(rlimits).context("/process/rlimits")?,
@@ -105,6 +116,18 @@ impl Program {
             seccomp: None,
         })
     }
+
+    /// Tells the program, which is process 1 as a rule, of `count` sockets from descriptor 3 on
+    /// (`sd_listen_fds(3)`).
+    pub fn announce_sockets(&mut self, count: u32) {
+        let is_old = |pair: &CString| {
+            let text = pair.to_bytes();
+            text.starts_with(b"LISTEN_FDS=") || text.starts_with(b"LISTEN_PID=")
+        };
+        self.environment.retain(|pair| !is_old(pair));
+        self.environment.extend(CString::new(format!("LISTEN_FDS={count}")));
+        self.environment.push(c"LISTEN_PID=1".to_owned());
+    }
 }
 
 /// No capability at all; the library's default has some.
@@ -114,6 +137,22 @@ pub fn no_capabilities() -> LinuxCapabilities {
     none.set_bounding(None).set_effective(None).set_permitted(None);
     none.set_inheritable(None).set_ambient(None);
     none
+}
+
+/// `environment` without the values that a later one of the same name replaces: getenv(3) would take
+/// the first.
+fn last_values(environment: &Option<Vec<String>>) -> Option<Vec<String>> {
+    let mut names = HashSet::new();
+    let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+    let mut kept: Vec<String> = environment
+        .iter()
+        .flatten()
+        .rev()
+        .filter(|pair| names.insert(name(pair)))
+        .cloned()
+        .collect();
+    kept.reverse();
+    Some(kept)
 }
 
 fn c_strings(texts: &Option<Vec<String>>) -> anyhow::Result<Vec<CString>> {
@@ -143,6 +182,13 @@ fn check_ids(uid: u32, gid: u32, groups: &[u32], maps: Option<&IdMaps>) -> anyho
 mod tests {
     use super::*;
     use crate::userns::map::IdMap;
+
+    #[test]
+    fn the_last_value_of_a_name_counts() {
+        let given = ["A=1", "PATH=/bin", "A=2=3", "AB=4"].map(str::to_owned).to_vec();
+        assert_eq!(last_values(&Some(given)).unwrap(), ["PATH=/bin", "A=2=3", "AB=4"]);
+        assert_eq!(last_values(&None).unwrap(), Vec::<String>::new());
+    }
 
     #[test]
     fn an_id_that_nobody_has_is_refused_with_its_pointer() {

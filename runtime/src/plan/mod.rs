@@ -19,7 +19,7 @@ use crate::confine::cgroup::Limits;
 use crate::confine::labels::require_selinux;
 use crate::host::SecurityModules;
 use crate::namespaces::{Namespaces, time_offsets};
-use crate::plan::identity::{Means, Program};
+use crate::plan::identity::{Means, Program, keeps_groups};
 use crate::plan::mounts::MountPlan;
 use crate::plan::overlay::OverlayPlan;
 use crate::userns::map::IdMaps;
@@ -147,6 +147,7 @@ pub fn plan(spec: &Spec, given: &Given<'_>) -> anyhow::Result<Plan> {
         },
         maps: maps.as_ref(),
         linux: Some(&linux),
+        keep_groups: spec.annotations().as_ref().is_some_and(keeps_groups),
     };
     let process = spec.process().as_ref().context("/process: want a program to run")?;
     let program = Program::plan(process, means, &mut warnings)?;

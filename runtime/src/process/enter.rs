@@ -74,6 +74,12 @@ fn interim(program: &Program, last: Sets) -> Sets {
 }
 
 impl Ready<'_> {
+    /// The environment that the program will have.
+    #[must_use]
+    pub fn environment(&self) -> &[CString] {
+        &self.environment
+    }
+
     /// Becomes the program. Descriptors from `first_closed` upwards are closed by it; signals are as
     /// they were reset when this process began.
     ///
@@ -100,44 +106,34 @@ impl Ready<'_> {
     }
 }
 
-/// Gives the standard streams to the program's user, who may want to open them again by
-/// `/dev/stderr`; the null device is everybody's already.
-fn give_streams(uid: Uid) {
+/// Gives the standard streams to the program's user and group, who may want to open them again by
+/// `/dev/stderr`; the null device is everybody's already, and a terminal stays with its group.
+fn give_streams(uid: Uid, gid: Gid) {
     for stream in [0, 1, 2] {
         let Ok(stat) = crate::sys::process::stat_number(stream) else { continue };
         if stat.st_uid != uid.as_raw() && stat.st_rdev != makedev(1, 3) {
+            let is_device = stat.st_mode & libc::S_IFMT == libc::S_IFCHR;
             // Files of the host's may not be given away, and need not be.
-            let _as_it_was = crate::sys::process::chown_number(stream, uid);
+            let _as_it_was =
+                crate::sys::process::chown_number(stream, uid, (!is_device).then_some(gid));
         }
     }
 }
 
 fn take_user(program: &Program) -> anyhow::Result<()> {
-    give_streams(Uid::from_raw(program.uid));
-    let groups: Vec<Gid> = program.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
-    match setgroups(&groups) {
-        // Where groups may not be set (a user namespace with one ID), there are none to drop either.
-        Err(Errno::EPERM) if groups.is_empty() => {}
-        result => result.context("set the additional groups")?,
-    }
     let gid = Gid::from_raw(program.gid);
+    give_streams(Uid::from_raw(program.uid), gid);
+    if let Some(groups) = &program.groups {
+        let groups: Vec<Gid> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+        match setgroups(&groups) {
+            // Where groups may not be set (a user namespace with one ID), there are none to drop.
+            Err(Errno::EPERM) if groups.is_empty() => {}
+            result => result.context("set the additional groups")?,
+        }
+    }
     setresgid(gid, gid, gid).with_context(|| format!("become group {gid}"))?;
     let uid = Uid::from_raw(program.uid);
     setresuid(uid, uid, uid).with_context(|| format!("become user {uid}"))
-}
-
-/// Makes the working directory of `program`, inside its root, if it is missing.
-///
-/// # Errors
-///
-/// Those of `mkdir(2)`.
-pub fn make_working_directory(program: &Program) -> anyhow::Result<()> {
-    let path = &program.directory;
-    if path.is_dir() {
-        return Ok(());
-    }
-    std::fs::create_dir_all(path)
-        .with_context(|| format!("make the working directory {}", path.display()))
 }
 
 /// Goes to `path` and makes sure that it is inside: a descriptor of the host that leaked would

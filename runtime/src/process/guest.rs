@@ -94,7 +94,9 @@ impl Made {
                 Err(error) => return Err(error),
                 Ok((ToParent::Ready, _)) => return Ok(()),
                 Ok((ToParent::Console, master)) => self.console = master,
-                Ok((ToParent::Failed { chain }, _)) => return Err(anyhow!(chain)),
+                Ok((ToParent::Failed { chain } | ToParent::HookFailed { chain }, _)) => {
+                    return Err(anyhow!(chain));
+                }
                 Ok((ToParent::Warning { text }, _)) => log::warn!("{text}"),
                 Ok((ToParent::RunHooks, _)) => bail!("exec has no hooks"),
             }

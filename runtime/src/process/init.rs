@@ -1,6 +1,7 @@
 //! Init: the container's first process, from `clone3` to its program.
 
 use std::convert::Infallible;
+use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -16,7 +17,7 @@ use nix::unistd::{Gid, Uid, getpid, sethostname, setresgid, setresuid, setsid};
 use crate::confine::cgroup::Entrance;
 use crate::console;
 use crate::container::Status;
-use crate::hooks;
+use crate::hooks::{HookFailed, Occasion};
 use crate::namespaces::{NEWTIME, enter_new_time};
 use crate::plan::Plan;
 use crate::process::Site;
@@ -47,9 +48,18 @@ pub fn run(plan: &Plan, site: &Site<'_>, ends: Ends) -> u8 {
     let inside = entrance.map_or(Ok(()), |entrance| entrance.pass());
     let Err(error) = inside.and_then(|()| set_up(plan, site, &parent, server, listener.as_ref()));
     if !error.is::<Gone>() {
-        let _nobody_is_left_to_tell = parent.send(&ToParent::Failed { chain: chain(&error) });
+        let _nobody_is_left_to_tell = parent.send(&failure(&error));
     }
     1
+}
+
+fn failure(error: &anyhow::Error) -> ToParent {
+    let chain = chain(error);
+    if error.is::<HookFailed>() {
+        ToParent::HookFailed { chain }
+    } else {
+        ToParent::Failed { chain }
+    }
 }
 
 fn set_up(
@@ -73,6 +83,8 @@ fn set_up(
     )?;
     run_hooks(plan, site, parent)?;
     let terminal = terminal(plan, &root, parent)?;
+    // Before the root becomes read-only.
+    let directory = make_working_directory(&root, &plan.program.directory);
     rootfs::close(&root, &plan.root)?;
     write_sysctl(plan)?;
     let labels = plan.program.labels.open_here()?;
@@ -82,10 +94,19 @@ fn set_up(
         None => drop(setsid().context("start a session")?),
         Some(terminal) => console::take(&terminal).context("take the terminal")?,
     }
-    let made = enter::make_working_directory(&plan.program);
+    // Entering it says more exactly what is wrong, unless making it failed.
     let ready =
-        enter::prepare(&plan.program, labels).map_err(|error| made.err().unwrap_or(error))?;
+        enter::prepare(&plan.program, labels).map_err(|error| directory.err().unwrap_or(error))?;
     wait_and_become(plan, site, &ready, parent, listener)
+}
+
+/// Makes the program's working directory, inside its root, if it is missing.
+fn make_working_directory(root: &Root, path: &Path) -> anyhow::Result<()> {
+    if path == Path::new("/") {
+        return Ok(());
+    }
+    let made = root.make_directory(path);
+    made.map(drop).with_context(|| format!("make the working directory {}", path.display()))
 }
 
 /// Lets go of everything of the caller's that the container must not have.
@@ -98,6 +119,7 @@ fn isolate(
     let mut keep = vec![parent.as_fd()];
     keep.extend(listener.map(OwnedFd::as_fd));
     keep.extend(server.map(Channel::as_fd));
+    keep.extend(site.hook_streams.descriptors());
     close_all_but(site.first_closed, &keep).context("close the caller's descriptors")?;
     reset_signals().context("reset the signals")?;
     umask(Mode::from_bits_truncate(0o022));
@@ -180,7 +202,7 @@ fn run_hooks(
         None | Some([]) => Ok(()),
         Some(list) => {
             let state = site.state.json(Status::Creating, getpid())?;
-            hooks::run(list, "createContainer", &state, &site.state.bundle)
+            site.occasion("createContainer", &state).run(list)
         }
     }
 }
@@ -237,9 +259,9 @@ fn wait_and_become(
     prctl::set_dumpable(true).context("become dumpable")?;
     parent.send(&ToParent::Ready)?;
     let become_program = || -> anyhow::Error {
-        match start_hooks(plan, site) {
+        match start_hooks(plan, site, ready.environment()) {
             Ok(()) => ready.become_program(site.first_closed),
-            Err(error) => error,
+            Err(error) => HookFailed(format!("{error:#}")).into(),
         }
     };
     match parent.receive()? {
@@ -247,20 +269,22 @@ fn wait_and_become(
         ToInit::Await => {
             let listener = listener.context("there is no socket to wait on")?;
             let starter = await_start(listener.as_fd())?;
-            let error = become_program();
-            starter.send(&ToParent::Failed { chain: chain(&error) })?;
+            starter.send(&failure(&become_program()))?;
             bail!(Gone)
         }
         other => Err(anyhow!("expected Start or Await, not {other:?}")),
     }
 }
 
-fn start_hooks(plan: &Plan, site: &Site<'_>) -> anyhow::Result<()> {
+/// A hook that names no environment gets the program's, as with runc: it runs inside.
+fn start_hooks(plan: &Plan, site: &Site<'_>, environment: &[CString]) -> anyhow::Result<()> {
     match plan.hooks.start_container().as_deref() {
         None | Some([]) => Ok(()),
         Some(list) => {
             let state = site.state.json(Status::Created, getpid())?;
-            hooks::run(list, "startContainer", &state, Path::new("."))
+            let (directory, environment) = (Path::new("."), Some(environment));
+            let occasion = site.occasion("startContainer", &state);
+            Occasion { directory, environment, ..occasion }.run(list)
         }
     }
 }

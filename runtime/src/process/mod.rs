@@ -32,6 +32,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use crate::container::{ContainerId, Status};
+use crate::hooks::{Occasion, Streams};
 use crate::rootfs::cgroup::CgroupView;
 
 /// What a process of ours knows of the container besides its plan.
@@ -49,6 +50,17 @@ pub struct Site<'a> {
     pub cgroups: CgroupView,
     /// What hooks are told.
     pub state: StateOfHooks,
+    /// Where the output of hooks goes.
+    pub hook_streams: Streams,
+}
+
+impl Site<'_> {
+    /// For hooks of `kind`, in the bundle and with the runtime's environment.
+    #[must_use]
+    pub fn occasion<'a>(&'a self, kind: &'static str, state: &'a [u8]) -> Occasion<'a> {
+        let (directory, streams) = (&self.state.bundle, &self.hook_streams);
+        Occasion { kind, state, directory, environment: None, streams }
+    }
 }
 
 /// The state that hooks read from standard input (runtime-spec, "State").

@@ -17,7 +17,7 @@ use rrun_spec::oci::Hook;
 use crate::confine::cgroup::Cgroup;
 use crate::container::Status;
 use crate::container::processes::mount_namespace;
-use crate::hooks;
+use crate::hooks::HookFailed;
 use crate::namespaces::{self, Opened};
 use crate::plan::Plan;
 use crate::process::channel::{Channel, Gone, pair};
@@ -123,6 +123,7 @@ fn await_exec(channel: &Channel<ToInit, ToParent>) -> anyhow::Result<()> {
             Err(error) if error.is::<Gone>() => return Ok(()),
             Err(error) => return Err(error),
             Ok(ToParent::Failed { chain }) => return Err(anyhow!(chain)),
+            Ok(ToParent::HookFailed { chain }) => return Err(HookFailed(chain).into()),
             Ok(ToParent::Warning { text }) => log::warn!("{text}"),
             Ok(other) => log::debug!("not expected any more: {other:?}"),
         }
@@ -241,7 +242,9 @@ impl Made {
             match self.channel.receive_with() {
                 Err(error) => return self.explain(error),
                 Ok((ToParent::Ready, _)) => return Ok(()),
-                Ok((ToParent::Failed { chain }, _)) => return Err(anyhow!(chain)),
+                Ok((ToParent::Failed { chain } | ToParent::HookFailed { chain }, _)) => {
+                    return Err(anyhow!(chain));
+                }
                 Ok((ToParent::Warning { text }, _)) => log::warn!("{text}"),
                 Ok((ToParent::Console, master)) => self.console = master,
                 Ok((ToParent::RunHooks, _)) => {
@@ -308,7 +311,7 @@ fn run_hooks(order: &Order<'_>, init: Pid) -> anyhow::Result<()> {
     log::debug!("run the hooks of the runtime's namespaces");
     let all = &order.plan.hooks;
     let run = |list: &Option<Vec<Hook>>, kind| {
-        hooks::run(list.as_deref().unwrap_or_default(), kind, &state, &order.site.state.bundle)
+        order.site.occasion(kind, &state).run(list.as_deref().unwrap_or_default())
     };
     run(all.prestart(), "prestart")?;
     run(all.create_runtime(), "createRuntime")

@@ -56,6 +56,11 @@ pub enum ToParent {
         /// What failed, from the operation down to the cause.
         chain: String,
     },
+    /// A hook failed that runs when the container is started: the container is not to remain.
+    HookFailed {
+        /// Which hook, and how.
+        chain: String,
+    },
 }
 
 /// To init, and to a process that `exec` made.

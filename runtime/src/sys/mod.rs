@@ -6,5 +6,6 @@ pub mod filter;
 pub mod mount;
 pub mod network;
 pub mod process;
+pub mod regex;
 pub mod seal;
 pub mod terminal;

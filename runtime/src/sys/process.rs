@@ -308,12 +308,12 @@ pub fn mount_namespace_identity(namespace: BorrowedFd<'_>) -> Result<u64> {
     Ok(identity)
 }
 
-/// Gives what the descriptor with the given number refers to to `uid`.
+/// Gives what the descriptor with the given number refers to to `uid`, and to `gid` if there is one.
 ///
 /// # Errors
 ///
 /// `EBADF` if it is not open, `EPERM` or `EINVAL` if it may not be given away.
-pub fn chown_number(fd: RawFd, uid: nix::unistd::Uid) -> Result<()> {
+pub fn chown_number(fd: RawFd, uid: nix::unistd::Uid, gid: Option<nix::unistd::Gid>) -> Result<()> {
     // SAFETY: it is borrowed for one system call, which refuses a number that is not open.
-    nix::unistd::fchown(unsafe { BorrowedFd::borrow_raw(fd) }, Some(uid), None)
+    nix::unistd::fchown(unsafe { BorrowedFd::borrow_raw(fd) }, Some(uid), gid)
 }

@@ -29,7 +29,7 @@ pub(super) fn check(linux: &oci::Linux, spec: &oci::Spec, problems: &mut Problem
     check_paths(linux, problems);
     for (name, value) in sorted(linux.sysctl().iter().flatten()) {
         let pointer = format!("/linux/sysctl/{}", escape(name));
-        problems.add_some(&pointer, wrong_sysctl(name, spec));
+        problems.add_some(&pointer, wrong_sysctl(name, value, spec));
         problems.add_some(&pointer, wrong_text(value));
     }
     if let Some(path) = linux.cgroups_path() {
@@ -120,16 +120,21 @@ pub fn sysctl_path(name: &str) -> Option<String> {
     path.split('/').all(legal).then_some(path)
 }
 
+/// Whether `name` is given, and not as `value`.
+fn is_another(name: &Option<String>, value: &str) -> bool {
+    name.as_ref().is_some_and(|name| !name.is_empty() && name != value)
+}
+
 /// A parameter that no namespace of the container's own holds would be the host's.
 ///
 /// Source: runc `libcontainer/configs/validate`.
-fn wrong_sysctl(name: &str, spec: &oci::Spec) -> Option<String> {
+fn wrong_sysctl(name: &str, value: &str, spec: &oci::Spec) -> Option<String> {
     let Some(path) = sysctl_path(name) else {
         return Some(format!("{name:?} is no name of a kernel parameter"));
     };
     let needed = match path.as_str() {
         "kernel/hostname" => return Some("is what /hostname sets: write it there".to_owned()),
-        "kernel/domainname" if spec.domainname().as_ref().is_some_and(|name| !name.is_empty()) => {
+        "kernel/domainname" if is_another(spec.domainname(), value) => {
             return Some("is what /domainname sets too: give one of them".to_owned());
         }
         // The config had no domainname before 1.1; dockerd writes this.
@@ -382,11 +387,12 @@ mod tests {
             ("kernel.sem/a", Some("belongs to the whole machine, not to a container")),
             ("a..b", Some("\"a..b\" is no name of a kernel parameter")),
         ] {
-            assert_eq!(wrong_sysctl(name, &spec).as_deref(), expected, "{name}");
+            assert_eq!(wrong_sysctl(name, "1", &spec).as_deref(), expected, "{name}");
         }
         let mut named = spec;
         named.set_domainname(Some("example.org".to_owned()));
-        let twice = wrong_sysctl("kernel/domainname", &named);
+        let twice = wrong_sysctl("kernel/domainname", "other", &named);
         assert_eq!(twice.as_deref(), Some("is what /domainname sets too: give one of them"));
+        assert_eq!(wrong_sysctl("kernel.domainname", "example.org", &named), None, "no conflict");
     }
 }
