@@ -31,8 +31,11 @@ const MOST_DESCRIPTORS: u64 = 8192;
 pub fn serve(overlay: Overlay, device: OwnedFd) -> io::Result<()> {
     umask(Mode::empty());
     let wishes = Wishes { writeback: overlay.writeback, acl: true, validity: Validity::FOREVER };
-    let server = Server::new(Tree::new(overlay, descriptors()?)?);
-    Session::new(device, &wishes).run(&wishes, &server)
+    let tree = Tree::new(overlay, descriptors()?)?;
+    let server = Server::new(tree.clone());
+    let ended = Session::new(device, &wishes).run(&wishes, &server);
+    tree.finish();
+    ended
 }
 
 /// How many descriptors the tree may keep, after asking for as many as there are.

@@ -24,21 +24,21 @@ const STEPS: u32 = 150;
 const OLD: Duration = Duration::from_secs(1_500_000_000);
 
 /// A generator of numbers that look random (xorshift64*).
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    fn one_of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+    pub(crate) fn one_of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
         let index = self.below(choices.len() as u64);
         &choices[usize::try_from(index).unwrap()]
     }
@@ -47,7 +47,7 @@ impl Random {
 /// What every name is chosen from: few, so that they collide.
 const NAMES: [&str; 6] = ["a", "b", "c", "d", ".hidden", "\u{fc} \n\\"];
 
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     match std::env::var("RRUN_SEED") {
         Ok(seed) => seed.parse().unwrap(),
         Err(_unset) => {

@@ -3,8 +3,13 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
+use nix::sys::uio::{pread, pwrite};
+use nix::unistd::{fdatasync, fsync, ftruncate};
+
 use super::Ino;
 use crate::layer::LayerIndex;
+use crate::upper::partial::Partial;
 
 /// A regular file that somebody uses, or the mere path of anything else that has lost its name.
 #[derive(Debug)]
@@ -13,6 +18,57 @@ pub(crate) struct OpenFile {
     pub(crate) file: OwnedFd,
     /// Whether it may be written through.
     pub(crate) writable: bool,
+    /// What the file lacks while it is being copied up block by block.
+    pub(crate) partial: Option<Partial>,
+}
+
+impl OpenFile {
+    /// A file that is all there.
+    pub(crate) fn whole(file: OwnedFd, writable: bool) -> Self {
+        Self { file, writable, partial: None }
+    }
+
+    /// Reads some bytes at `offset`, as pread(2).
+    pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> nix::Result<usize> {
+        match &self.partial {
+            Some(partial) => partial.read(self.as_fd(), buffer, offset),
+            None => pread(self, buffer, signed(offset)?),
+        }
+    }
+
+    /// Writes some bytes at `offset`, as pwrite(2).
+    pub(crate) fn write(&self, data: &[u8], offset: u64) -> nix::Result<usize> {
+        match &self.partial {
+            Some(partial) => partial.write(self.as_fd(), data, offset),
+            None => pwrite(self, data, signed(offset)?),
+        }
+    }
+
+    /// Gives it another size, as ftruncate(2).
+    pub(crate) fn set_size(&self, size: u64) -> nix::Result<()> {
+        match &self.partial {
+            Some(partial) => partial.set_size(self.as_fd(), size),
+            None => ftruncate(self, signed(size)?),
+        }
+    }
+
+    /// Writes it to the disk, as fsync(2) or fdatasync(2).
+    pub(crate) fn sync(&self, data_only: bool) -> nix::Result<()> {
+        match &self.partial {
+            Some(partial) => partial.sync(self.as_fd(), data_only),
+            None if data_only => fdatasync(self),
+            None => fsync(self),
+        }
+    }
+}
+
+/// An offset as the kernel's `loff_t`.
+///
+/// # Errors
+///
+/// `EFBIG` if it is too large for one.
+pub(crate) fn signed(offset: u64) -> nix::Result<i64> {
+    i64::try_from(offset).map_err(|_too_big| Errno::EFBIG)
 }
 
 impl AsFd for OpenFile {

@@ -26,6 +26,8 @@ pub(crate) enum Place {
     Indexed(Name),
     /// Where it always was in a lower layer, but the merged tree has no name for it any more.
     Hidden(Arc<Folder>, Name),
+    /// Among the partial copies in the work directory, under this name there.
+    Partial(Arc<OpenFile>, Name),
     /// In the upper directory's file system, without a name.
     Nameless(Arc<OpenFile>),
     /// Nowhere: a directory that was removed. What is in memory is all that is left of it.
@@ -349,7 +351,11 @@ impl Table {
     pub(crate) fn drop_unused(&mut self, ino: Ino) {
         let mut unsure = vec![ino];
         while let Some(ino) = unsure.pop() {
-            let used = |node: &Node| node.lookups > 0 || node.children > 0 || ino == Ino::ROOT;
+            // Nothing but the node knows of a partial copy.
+            let used = |node: &Node| {
+                let partial = matches!(node.place, Place::Partial(..));
+                node.lookups > 0 || node.children > 0 || ino == Ino::ROOT || partial
+            };
             if self.get(ino).is_ok_and(used) {
                 continue;
             }

@@ -9,7 +9,7 @@ use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, utimensat};
 use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, fchownat, ftruncate};
+use nix::unistd::{Gid, Uid, fchownat};
 
 use super::{State, Tree};
 use crate::inode::Ino;
@@ -17,7 +17,7 @@ use crate::inode::attr::{Attr, Timestamp};
 use crate::inode::handles::OpenFile;
 use crate::inode::table::Place;
 use crate::layer::stack::Name;
-use crate::upper::UpperFolder;
+use crate::upper::{Upper, UpperFolder};
 
 /// A time to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +134,7 @@ impl State {
         }
         match &node.place {
             Place::Hidden(..) => attr.links = 0,
-            Place::Nameless(_) | Place::Removed | Place::Upper => {}
+            Place::Nameless(_) | Place::Partial(..) | Place::Removed | Place::Upper => {}
             Place::Indexed(name) => {
                 let links = i64::from(attr.links) + self.upper()?.index.difference(name)?;
                 attr.links = u32::try_from(links).unwrap_or(1).max(1);
@@ -169,6 +169,10 @@ impl State {
                 Ok(Spot::Named(self.upper_folder(parent)?, name))
             }
             Place::Indexed(name) => Ok(Spot::Indexed(name)),
+            Place::Partial(_, id) => {
+                let folder = self.upper()?.partial_folder(&id)?;
+                Ok(Spot::Named(Arc::new(folder), Upper::partial_name()))
+            }
             Place::Nameless(file) => Ok(Spot::Open(file)),
             Place::Removed => Err(Errno::ENOENT),
             Place::Lower(_) | Place::Hidden(..) => Err(Errno::EROFS),
@@ -186,8 +190,7 @@ impl State {
             self.change_mode(&spot, mode)?;
         }
         if let Some(size) = changes.size {
-            let file = self.file(ino, true)?;
-            ftruncate(file.as_fd(), i64::try_from(size).map_err(|_too_big| Errno::EFBIG)?)?;
+            self.file(ino, true)?.set_size(size)?;
             let mode = changes.mode.unwrap_or(before.mode);
             if changes.clears_set_id
                 && let Some(mode) = without_set_id(mode)

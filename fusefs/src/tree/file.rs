@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
-use nix::sys::uio::{pread, pwrite};
-use nix::unistd::{Whence, fdatasync, fsync, lseek};
+use nix::sys::stat::fstat;
+use nix::unistd::{Whence, lseek};
 
 use super::{State, Tree, attr::without_set_id};
 use crate::inode::Ino;
-use crate::inode::handles::{Held, OpenFile};
+use crate::inode::handles::{Held, OpenFile, signed};
 use crate::inode::table::Place;
 use crate::upper::marks::contents;
 
@@ -31,11 +31,10 @@ impl Tree {
     /// Those of open(2) and read(2).
     pub fn read(&self, ino: Ino, offset: u64, buffer: &mut [u8]) -> nix::Result<usize> {
         let file = self.state().file(ino, false)?;
-        let start = signed(offset)?;
         let mut filled = 0;
         while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
-            let at = start.checked_add(signed(filled as u64)?).ok_or(Errno::EOVERFLOW)?;
-            match pread(&*file, room, at)? {
+            let at = offset.checked_add(filled as u64).ok_or(Errno::EOVERFLOW)?;
+            match file.read(room, at)? {
                 0 => break,
                 got => filled += got,
             }
@@ -57,11 +56,10 @@ impl Tree {
         clears_set_id: bool,
     ) -> nix::Result<Written> {
         let (file, cleared_set_id) = self.writable(ino, clears_set_id)?;
-        let start = signed(offset)?;
         let mut bytes = 0;
         while let Some(rest) = data.get(bytes..).filter(|rest| !rest.is_empty()) {
-            let at = start.checked_add(signed(bytes as u64)?).ok_or(Errno::EFBIG)?;
-            match pwrite(&*file, rest, at) {
+            let at = offset.checked_add(bytes as u64).ok_or(Errno::EFBIG)?;
+            match file.write(rest, at) {
                 Ok(put) => bytes += put,
                 Err(_after_some) if bytes > 0 => break,
                 Err(errno) => return Err(errno),
@@ -85,7 +83,7 @@ impl Tree {
             }
             state.file(ino, true)?
         };
-        if data_only { fdatasync(&*file) } else { fsync(&*file) }
+        file.sync(data_only)
     }
 
     /// Reserves or gives back space, as fallocate(2) with these `flags`. `bytes` of the result is
@@ -96,6 +94,10 @@ impl Tree {
     /// `EOPNOTSUPP`, `ENOSPC`, `EINVAL`, and those of copying the file up first.
     pub fn allocate(&self, ino: Ino, flags: i32, offset: u64, length: u64) -> nix::Result<Written> {
         let flags = FallocateFlags::from_bits(flags).ok_or(Errno::EOPNOTSUPP)?;
+        if !(flags - FallocateFlags::FALLOC_FL_KEEP_SIZE).is_empty() {
+            // What a partial copy has not would show through holes.
+            self.copy_up_whole(ino)?;
+        }
         let (file, cleared_set_id) = self.writable(ino, true)?;
         let done = fallocate(&*file, flags, signed(offset)?, signed(length)?);
         self.state().table.get_mut(ino)?.fresh = false;
@@ -109,6 +111,12 @@ impl Tree {
     /// `ENXIO` beyond the end.
     pub fn seek(&self, ino: Ino, offset: i64, hole: bool) -> nix::Result<i64> {
         let file = self.state().file(ino, false)?;
+        if file.partial.is_some() {
+            // As lseek(2) allows: no hole but the one at the end.
+            let size = fstat(&*file)?.st_size;
+            let inside = (0..size).contains(&offset);
+            return if inside { Ok(if hole { size } else { offset }) } else { Err(Errno::ENXIO) };
+        }
         lseek(&*file, offset, if hole { Whence::SeekHole } else { Whence::SeekData })
     }
 
@@ -125,6 +133,9 @@ impl Tree {
     ) -> nix::Result<Written> {
         let (target_file, cleared_set_id) = self.writable(target, true)?;
         let source_file = self.state().file(source, false)?;
+        if target_file.partial.is_some() || source_file.partial.is_some() {
+            return Err(Errno::EOPNOTSUPP);
+        }
         let (mut from, mut to) = (signed(from)?, signed(to)?);
         let length = usize::try_from(length).map_err(|_too_big| Errno::EOVERFLOW)?;
         let copied = copy_file_range(
@@ -159,23 +170,21 @@ impl State {
             return Ok(Arc::clone(file));
         }
         let file = match node.place.clone() {
-            Place::Nameless(file) => return Ok(file),
+            Place::Nameless(file) | Place::Partial(file, _) => return Ok(file),
             Place::Removed => return Err(Errno::ENOENT),
             Place::Lower(_) | Place::Hidden(..) if write => return Err(Errno::EROFS),
-            Place::Hidden(folder, name) => {
-                OpenFile { file: contents(folder.file(&name)?)?, writable: false }
-            }
+            Place::Hidden(folder, name) => OpenFile::whole(contents(folder.file(&name)?)?, false),
             Place::Lower(layer) => {
                 let (parent, name) = node.name()?;
-                let file = contents(self.lower_folder(parent, layer)?.file(&name)?)?;
-                OpenFile { file, writable: false }
+                let folder = self.lower_folder(parent, layer)?;
+                OpenFile::whole(contents(folder.file(&name)?)?, false)
             }
             Place::Indexed(name) => {
-                OpenFile { file: self.upper()?.index.folder()?.writable(&name)?, writable: true }
+                OpenFile::whole(self.upper()?.index.folder()?.writable(&name)?, true)
             }
             Place::Upper => {
                 let (parent, name) = node.name()?;
-                OpenFile { file: self.upper_folder(parent)?.writable(&name)?, writable: true }
+                OpenFile::whole(self.upper_folder(parent)?.writable(&name)?, true)
             }
         };
         let file = Arc::new(file);
@@ -195,9 +204,4 @@ impl State {
         node.attr.mode = node.attr.mode & libc::S_IFMT | mode;
         Ok(true)
     }
-}
-
-/// An offset as the kernel's `loff_t`.
-fn signed(offset: u64) -> nix::Result<i64> {
-    i64::try_from(offset).map_err(|_too_big| Errno::EOVERFLOW)
 }

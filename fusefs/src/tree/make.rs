@@ -90,7 +90,7 @@ impl Tree {
     /// `EEXIST`; `EROFS`; `EPERM` for a directory; `ENOENT` if `ino` has lost its last name;
     /// `EMLINK`; `ENOSPC`.
     pub fn link(&self, ino: Ino, parent: Ino, name: &OsStr) -> nix::Result<Attr> {
-        self.copy_up(ino, None)?;
+        self.copy_up_whole(ino)?;
         self.state().link(ino, parent, name)
     }
 }
@@ -189,7 +189,7 @@ impl State {
             node.opened = Some(Box::new(Opened::empty()));
         }
         if let Some(file) = made.file {
-            node.file = Some(Arc::new(OpenFile { file, writable: true }));
+            node.file = Some(Arc::new(OpenFile::whole(file, true)));
             self.hold(Held::File(attr.ino));
         }
         self.table.insert(node);
@@ -210,7 +210,7 @@ impl State {
         let file = folder.create_nameless(making.mode, stays_nameless)?;
         let stat = making.finish_open(file.as_fd())?;
         let attr = self.new_attr(&stat);
-        let file = Arc::new(OpenFile { file, writable: true });
+        let file = Arc::new(OpenFile::whole(file, true));
         let mut node = Node::new(attr, Place::Nameless(file));
         node.lookups = 1;
         self.table.insert(node);

@@ -11,6 +11,7 @@ mod folders;
 mod lookup;
 mod make;
 mod object;
+mod partial;
 mod redirect;
 mod remove;
 mod rename;
@@ -38,17 +39,20 @@ use crate::inode::table::{Entry, Node, Place, Table};
 use crate::layer::{Folder, Layer, LayerIndex, type_of_mode};
 use crate::overlay::Overlay;
 use crate::upper::Upper;
+use partial::Partials;
 
 /// Longest name of a file, in bytes, as in nearly every file system (`NAME_MAX`).
 const LONGEST_NAME: usize = 255;
 
 /// The merged tree of one [`Overlay`].
-#[derive(Debug)]
+///
+/// Clones are the same tree.
+#[derive(Clone, Debug)]
 pub struct Tree {
     overlay: Arc<Overlay>,
     /// Held by whoever copies a file up, so that each is copied once. Taken before `state`.
-    copying: Mutex<()>,
-    state: Mutex<State>,
+    copying: Arc<Mutex<()>>,
+    state: Arc<Mutex<State>>,
 }
 
 impl Tree {
@@ -70,8 +74,12 @@ impl Tree {
             overlay: Arc::clone(&overlay),
             table: Table::new(root),
             held: Queue::new(descriptors),
+            partials: Partials::default(),
         };
-        Ok(Self { overlay, copying: Mutex::new(()), state: Mutex::new(state) })
+        let (copying, state) = (Arc::default(), Arc::new(Mutex::new(state)));
+        let tree = Self { overlay, copying, state };
+        tree.adopt_partials()?;
+        Ok(tree)
     }
 
     /// How many nodes are in memory.
@@ -93,6 +101,7 @@ struct State {
     overlay: Arc<Overlay>,
     table: Table,
     held: Queue,
+    partials: Partials,
 }
 
 impl State {

@@ -97,7 +97,7 @@ impl State {
         let node = self.table.get(ino)?;
         match node.place.clone() {
             Place::Hidden(folder, name) => look(Object::Named(&folder, &name)),
-            Place::Nameless(file) => look(Object::Open(file.as_fd())),
+            Place::Nameless(file) | Place::Partial(file, _) => look(Object::Open(file.as_fd())),
             Place::Removed => Err(Errno::ENOENT),
             Place::Indexed(name) => look(Object::Named(self.upper()?.index.folder()?, &name)),
             Place::Upper if ino == Ino::ROOT => look(Object::Open(self.upper()?.root.as_fd())),

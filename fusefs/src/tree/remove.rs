@@ -130,7 +130,7 @@ impl State {
             Spot::Indexed(name) => self.upper()?.index.folder()?.path_only(&name)?,
             Spot::Open(file) => return Ok(Some(Place::Nameless(file))),
         };
-        Ok(Some(Place::Nameless(Arc::new(OpenFile { file, writable: false }))))
+        Ok(Some(Place::Nameless(Arc::new(OpenFile::whole(file, false)))))
     }
 
     /// Takes a name from a node; without a last one it lives on as `kept` until it is forgotten.
@@ -143,6 +143,7 @@ impl State {
         kept: Option<Place>,
     ) -> nix::Result<()> {
         self.count_removed_name(ino, (parent, name), was_upper)?;
+        self.disown_partial(ino)?;
         self.table.remove_name(ino, parent, name)?;
         let node = self.table.get_mut(ino)?;
         node.fresh = false;

@@ -81,12 +81,13 @@ impl Tree {
         done
     }
 
-    /// Copies up anything but a directory.
+    /// Copies up anything but a directory; completes what is being copied up in a directory, since its
+    /// path is about to change.
     fn copy_up_file(&self, ino: Ino) -> nix::Result<()> {
         if self.state().table.get(ino)?.attr.is_folder() {
-            return Ok(());
+            return self.complete_below(ino);
         }
-        self.copy_up(ino, None)
+        self.copy_up_whole(ino)
     }
 }
 

@@ -1,7 +1,6 @@
 //! Bringing objects to the upper directory before they change.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -21,13 +20,13 @@ use crate::upper::staging::Staged;
 use crate::upper::{Upper, UpperFolder, index};
 
 /// A copy to be made.
-struct Plan {
-    source: Source,
-    stat: FileStat,
+pub(super) struct Plan {
+    pub(super) source: Source,
+    pub(super) stat: FileStat,
     /// What the copy will say about where it comes from.
-    origin: Option<Record>,
+    pub(super) origin: Option<Record>,
     /// For a hard link: its name in the index and its key among the links of its layer.
-    link: Option<(Name, LinkKey)>,
+    pub(super) link: Option<(Name, LinkKey)>,
 }
 
 impl Tree {
@@ -42,6 +41,9 @@ impl Tree {
         let upper = self.overlay.upper.as_ref().ok_or(Errno::EROFS)?;
         let _one_at_a_time = self.copying.lock();
         let Some(plan) = self.state().plan_copy(ino)? else { return Ok(()) };
+        if self.copy_up_partly(ino, &plan, limit)? {
+            return Ok(());
+        }
         let Plan { source, stat, origin, .. } = &plan;
         let staged = upper.stage_copy(source, stat, origin.as_ref(), limit.unwrap_or(u64::MAX))?;
         self.state().finish_copy(ino, &plan, upper, staged)
@@ -213,14 +215,22 @@ pub(super) fn default_acl(folder: &UpperFolder) -> nix::Result<Option<Vec<u8>>> 
 /// Moves a copy to its place without changing the times of the directory: to the inside, nothing
 /// has changed there.
 fn place_quietly(staged: Staged<'_>, folder: &UpperFolder, name: &Name) -> nix::Result<()> {
+    quietly(folder, || staged.place(folder, name))
+}
+
+/// Does something in a directory without changing the directory's times.
+pub(super) fn quietly(
+    folder: &UpperFolder,
+    act: impl FnOnce() -> nix::Result<()>,
+) -> nix::Result<()> {
     let (accessed, modified) = times(&folder.own_stat()?);
-    staged.place(folder, name)?;
+    act()?;
     folder.set_times(OsStr::new("."), &accessed, &modified)
 }
 
 /// Opens a staged object before it loses its name.
 fn reopen(staged: &Staged<'_>, is_regular: bool) -> nix::Result<OpenFile> {
-    let open = |file: OwnedFd, writable| OpenFile { file, writable };
+    let open = OpenFile::whole;
     if is_regular {
         staged.folder().writable(staged.name()).map(|file| open(file, true))
     } else {

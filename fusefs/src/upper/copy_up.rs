@@ -92,7 +92,7 @@ impl Upper {
 ///
 /// The order matters: a new owner clears capabilities and set-id bits, and everything changes
 /// the times.
-fn copy_metadata(
+pub(crate) fn copy_metadata(
     original: &Subject<'_>,
     stat: &FileStat,
     folder: &UpperFolder,
@@ -154,14 +154,22 @@ fn copy_data(
     let mut at = 0;
     while at < end {
         let Some((start, stop)) = next_data(source, at, end)? else { break };
-        copy_range(source, target, start, stop)?;
+        copy_stretch(source, target, start, stop)?;
         at = stop;
     }
     ftruncate(target, end)
 }
 
 /// The next stretch of data between `at` and `end`, or `None` if the rest is a hole.
-fn next_data(source: BorrowedFd<'_>, at: i64, end: i64) -> nix::Result<Option<(i64, i64)>> {
+///
+/// # Errors
+///
+/// Those of lseek(2).
+pub(crate) fn next_data(
+    source: BorrowedFd<'_>,
+    at: i64,
+    end: i64,
+) -> nix::Result<Option<(i64, i64)>> {
     let start = match lseek(source, at, Whence::SeekData) {
         Ok(start) => start,
         Err(Errno::ENXIO) => return Ok(None),
@@ -175,7 +183,11 @@ fn next_data(source: BorrowedFd<'_>, at: i64, end: i64) -> nix::Result<Option<(i
 }
 
 /// Copies the bytes from `start` to `stop`, inside the kernel where it can.
-fn copy_range(
+///
+/// # Errors
+///
+/// `ENOSPC` or `EDQUOT`; `EIO` if `source` ends early.
+pub(crate) fn copy_stretch(
     source: BorrowedFd<'_>,
     target: BorrowedFd<'_>,
     start: i64,

@@ -3,6 +3,7 @@
 pub(crate) mod copy_up;
 pub(crate) mod index;
 pub(crate) mod marks;
+pub(crate) mod partial;
 pub(crate) mod staging;
 pub(crate) mod whiteout;
 
@@ -10,8 +11,8 @@ use std::ffi::{OsStr, OsString};
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat2};
@@ -184,6 +185,10 @@ pub(crate) struct Upper {
     pub(crate) root: Arc<UpperFolder>,
     /// Where new objects are built before they are renamed into place; empty after a clean end.
     work: UpperFolder,
+    /// The work directory itself.
+    workdir: UpperFolder,
+    /// Partial copies in the work directory, once there is one.
+    partials: OnceLock<UpperFolder>,
     /// Copied-up hard links, by the lower file they come from.
     pub(crate) index: index::Index,
     /// How this file system says that a name is gone.
@@ -211,7 +216,9 @@ impl Upper {
         work.clear()?;
         let style = whiteout::Style::supported_by(&work)?;
         let index = index::Index::load(workdir)?;
-        Ok(Self { root: Arc::new(root), work, index, style, next: AtomicU64::new(0) })
+        let workdir = workdir.upper_folder(OsStr::new("."))?;
+        let (root, next) = (Arc::new(root), AtomicU64::new(0));
+        Ok(Self { root, work, workdir, partials: OnceLock::new(), index, style, next })
     }
 
     /// A name that nothing in the work directory has.

@@ -2,6 +2,7 @@
 
 mod copying;
 mod files;
+mod huge;
 mod moving;
 mod rights;
 

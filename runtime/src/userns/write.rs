@@ -225,9 +225,11 @@ mod tests {
     impl Namespace {
         fn new() -> Self {
             let mut command = Command::new("unshare");
-            let namespace = Self(command.args(["--user", "sleep", "1000"]).spawn().unwrap());
+            let mut namespace = Self(command.args(["--user", "sleep", "1000"]).spawn().unwrap());
             let link = |of: &str| fs::read_link(format!("/proc/{of}/ns/user")).unwrap();
             while link(&namespace.pid().to_string()) == link("self") {
+                let ended = namespace.0.try_wait().unwrap();
+                assert!(ended.is_none(), "unshare --user: {ended:?}");
                 sleep(Duration::from_millis(1));
             }
             namespace
@@ -245,7 +247,9 @@ mod tests {
 
     impl Drop for Namespace {
         fn drop(&mut self) {
-            self.0.kill().and_then(|()| self.0.wait()).unwrap();
+            // Whoever has ended cannot be killed; waiting is right for both.
+            let _ended_already = self.0.kill();
+            self.0.wait().unwrap();
         }
     }
 
