@@ -15,6 +15,7 @@ mod exec;
 mod hooks;
 mod keyring;
 mod lifecycle;
+mod mounts;
 mod namespaces;
 mod overlay;
 mod process;

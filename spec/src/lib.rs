@@ -9,16 +9,20 @@
 //! The types are those of the crate `oci-spec`, re-exported as [`oci`].
 
 mod check;
+mod id_ranges;
 mod load;
 pub mod mount_options;
 mod number_list;
 mod template;
 
 pub use check::{
-    Problem, Problems, check, check_process, check_resources, sysctl_path, unsupported,
+    Problem, Problems, check, check_mounts, check_process, check_resources, sysctl_path,
+    unsupported,
 };
+pub use id_ranges::{IdRange, IdRanges, id_ranges};
 pub use load::{
-    Bundle, CONFIG, LoadError, load_bundle, load_bundle_with, load_process, parse, parse_resources,
+    Bundle, CONFIG, LoadError, load_bundle, load_bundle_with, load_mounts, load_process, parse,
+    parse_resources,
 };
 pub use number_list::number_list;
 pub use oci_spec::runtime as oci;

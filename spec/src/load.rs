@@ -131,6 +131,15 @@ pub fn load_process(path: &Path) -> Result<oci::Process, LoadError> {
     from_json(&read(path)?, path, repair_process)
 }
 
+/// Reads and parses a file that holds a list of mounts alone, as `mounts add` takes it.
+///
+/// # Errors
+///
+/// [`LoadError`]; nothing is left behind.
+pub fn load_mounts(path: &Path) -> Result<Vec<oci::Mount>, LoadError> {
+    from_json(&read(path)?, path, |_nothing_to_mend| false)
+}
+
 /// Parses a whole config; `path` is only for the error text.
 ///
 /// What Go runtimes accept though the types do not is mended first: a capability with an unknown

@@ -49,7 +49,7 @@ fn document() -> Value {
             "selinux": {"enabled": true},
             "intelRdt": {"enabled": false, "schemata": false, "monitoring": false},
             "memoryPolicy": memory_policy(),
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": false},
         },
         "annotations": {"dev.rrun.version": env!("CARGO_PKG_VERSION")},

@@ -4,6 +4,7 @@
 //! carries out from top to bottom. All bad input is refused here.
 
 pub mod identity;
+pub mod idmap;
 pub mod mounts;
 pub mod overlay;
 
@@ -20,7 +21,8 @@ use crate::confine::labels::require_selinux;
 use crate::host::SecurityModules;
 use crate::namespaces::{Namespaces, time_offsets};
 use crate::plan::identity::{Means, Program, keeps_groups};
-use crate::plan::mounts::MountPlan;
+use crate::plan::idmap::OwnIds;
+use crate::plan::mounts::{MountPlan, Surroundings};
 use crate::plan::overlay::OverlayPlan;
 use crate::userns::map::IdMaps;
 
@@ -156,7 +158,7 @@ pub fn plan(spec: &Spec, given: &Given<'_>) -> anyhow::Result<Plan> {
     Ok(Plan {
         hostname: text(spec.hostname()),
         domainname: text(spec.domainname()),
-        root: root(spec, &linux, given, maps.as_ref())?,
+        root: root(spec, &linux, given, own_ids(&namespaces, maps.as_ref()).as_ref())?,
         limits,
         time_offsets: time_offsets(&linux),
         sysctl: sysctl(&linux)?,
@@ -214,6 +216,14 @@ fn maps(
     }
 }
 
+/// The user namespace that the container has of its own.
+#[must_use]
+pub fn own_ids(namespaces: &Namespaces, maps: Option<&IdMaps>) -> Option<OwnIds> {
+    let joined = namespaces.join.iter().find(|join| join.kind == CloneFlags::CLONE_NEWUSER);
+    let joined = joined.map(|join| OwnIds::Joined(join.path.clone()));
+    joined.or_else(|| maps.cloned().map(OwnIds::Made))
+}
+
 fn sysctl(linux: &oci::Linux) -> anyhow::Result<Vec<(String, String)>> {
     let mut values: Vec<_> = linux.sysctl().clone().unwrap_or_default().into_iter().collect();
     values.sort();
@@ -228,16 +238,16 @@ fn root(
     spec: &Spec,
     linux: &oci::Linux,
     given: &Given<'_>,
-    maps: Option<&IdMaps>,
+    ids: Option<&OwnIds>,
 ) -> anyhow::Result<RootPlan> {
     let root = spec.root().as_ref().context("/root: want the path of a root directory")?;
     let wanted = spec.mounts().as_deref().unwrap_or_default();
+    let around =
+        Surroundings { bundle: given.bundle, ids, caller_is_root: !given.needs_user_namespace };
     let mounts = wanted
         .iter()
         .enumerate()
-        .map(|(at, mount)| {
-            mounts::plan(mount, given.bundle).with_context(|| format!("/mounts/{at}"))
-        })
+        .map(|(at, mount)| mounts::plan(mount, around).with_context(|| format!("/mounts/{at}")))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let paths = |list: &Option<Vec<String>>| -> Vec<PathBuf> {
         list.iter().flatten().map(PathBuf::from).collect()
@@ -255,7 +265,7 @@ fn root(
         no_pivot: given.no_pivot,
         mounts: mounts
             .into_iter()
-            .map(|mount| without_unmapped_group(mount, maps))
+            .map(|mount| without_unmapped_group(mount, ids))
             .map(|mount| labelled(mount, label))
             .collect(),
         devices: devices(linux)?,
@@ -272,8 +282,8 @@ fn is_bound_dev(mount: &MountPlan) -> bool {
 
 /// The usual `gid=5` of devpts means nothing where group 5 is not mapped: it is left out, as crun
 /// does, and terminals belong to the container's root.
-fn without_unmapped_group(mut mount: MountPlan, maps: Option<&IdMaps>) -> MountPlan {
-    let Some(maps) = maps else { return mount };
+fn without_unmapped_group(mut mount: MountPlan, ids: Option<&OwnIds>) -> MountPlan {
+    let Some(OwnIds::Made(maps)) = ids else { return mount };
     if let mounts::What::New(new) = &mut mount.what
         && new.fstype == "devpts"
     {
@@ -359,7 +369,8 @@ mod tests {
             mount.set_destination("/a".into()).set_typ(Some(fstype.to_owned()));
             mount.set_source(Some("/b".into()));
             mount.set_options(Some(options.iter().map(|&option| option.to_owned()).collect()));
-            match labelled(mounts::plan(&mount, Path::new("/")).unwrap(), label).what {
+            let around = Surroundings { bundle: Path::new("/"), ids: None, caller_is_root: true };
+            match labelled(mounts::plan(&mount, around).unwrap(), label).what {
                 mounts::What::New(new) => new.options,
                 _ => Vec::new(),
             }
@@ -379,8 +390,9 @@ mod tests {
             .set_destination("/dev/pts".into())
             .set_typ(Some("devpts".to_owned()))
             .set_options(Some(vec!["newinstance".into(), "gid=5".into()]));
-        let plan = mounts::plan(&mount, Path::new("/")).unwrap();
-        let single = IdMaps::single(1000, 1000);
+        let around = Surroundings { bundle: Path::new("/"), ids: None, caller_is_root: true };
+        let plan = mounts::plan(&mount, around).unwrap();
+        let single = OwnIds::Made(IdMaps::single(1000, 1000));
         let options = |mount: MountPlan| match mount.what {
             mounts::What::New(new) => new.options.len(),
             _ => 0,

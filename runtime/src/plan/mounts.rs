@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail, ensure};
 use rrun_spec::mount_options::{MountOption, attr, mount_option, ms};
 use rrun_spec::oci::Mount;
 
+use crate::plan::idmap::{self, IdMapping, OwnIds};
 use crate::sys::mount::Attributes;
 
 /// What is put at a destination.
@@ -17,11 +18,29 @@ pub enum What {
         source: PathBuf,
         /// Whether the mounts below it come along.
         recursive: bool,
+        /// What is done about symbolic links.
+        links: Links,
     },
     /// A new file system.
     New(NewMount),
     /// The container's cgroups, in whatever form this machine has them.
     Cgroup,
+    /// Nothing: what is mounted there is changed (`remount`, or propagation alone).
+    Change {
+        /// Options of its file system, with or without a value.
+        options: Options,
+    },
+}
+
+/// What is done about symbolic links at the ends of a bind; by default both are followed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Links {
+    /// `src-nofollow`: a link at the source is bound itself.
+    pub source_itself: bool,
+    /// `dest-nofollow`: a link at the destination is covered itself.
+    pub destination_itself: bool,
+    /// `copy-symlink`: a link at the source is made again at the destination.
+    pub copied: bool,
 }
 
 /// A file system that is made for the container.
@@ -32,7 +51,9 @@ pub struct NewMount {
     /// What is shown as its source.
     pub source: String,
     /// Its options, with or without a value.
-    pub options: Vec<(String, Option<String>)>,
+    pub options: Options,
+    /// `MS_*` flags of the file system, named among the options too but for `MS_I_VERSION`.
+    pub superblock: u64,
     /// Whether what the image has at the destination is copied into it.
     pub copy_up: bool,
 }
@@ -50,6 +71,10 @@ pub struct MountPlan {
     pub recursive: Attributes,
     /// `MS_SHARED` and so on, with whether it holds for the mounts below too; in order.
     pub propagation: Vec<(u64, bool)>,
+    /// Whose its files seem to be.
+    pub ids: Option<IdMapping>,
+    /// Whether the parent opens it, with the caller's rights and in the host's namespaces.
+    pub by_parent: bool,
 }
 
 impl MountPlan {
@@ -57,35 +82,78 @@ impl MountPlan {
     /// mounts are made, since their mount points may lie in it.
     #[must_use]
     pub fn is_readonly(&self) -> bool {
-        self.attributes.set & attr::RDONLY != 0
+        (self.attributes.set | self.recursive.set) & attr::RDONLY != 0
     }
 }
 
-/// The plan of `mount`; relative sources of binds lie below `bundle`.
+/// What the mounts of a container depend on besides their own description.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// Where relative sources of binds lie.
+    pub bundle: &'a Path,
+    /// The container's user namespace, if it has one of its own.
+    pub ids: Option<&'a OwnIds>,
+    /// Whether the caller is root, in whatever user namespace.
+    pub caller_is_root: bool,
+}
+
+/// The plan of `mount`.
 ///
 /// # Errors
 ///
-/// A bind without source, an option that contradicts the type.
-pub fn plan(mount: &Mount, bundle: &Path) -> anyhow::Result<MountPlan> {
+/// A bind without source, an option that contradicts the type, IDs that cannot be mapped.
+pub fn plan(mount: &Mount, around: Surroundings<'_>) -> anyhow::Result<MountPlan> {
     let mut wish = Wish::default();
     for option in mount.options().iter().flatten() {
         wish.add(option).with_context(|| format!("option {option:?}"))?;
     }
     let fstype = mount.typ().as_deref().unwrap_or_default();
     ensure!(!wish.copy_up || fstype == "tmpfs", "option \"tmpcopyup\": only a tmpfs has it");
-    let bind = wish.bind.or((fstype == "bind").then_some(false));
-    let what = match bind {
-        Some(recursive) => What::Bind { source: source(mount, bundle)?, recursive },
-        None if fstype == "cgroup" || fstype == "cgroup2" => What::Cgroup,
-        None => new(mount, fstype, &mut wish)?,
-    };
+    let what = what(mount, fstype, around.bundle, &mut wish)?;
+    let ids = idmap::plan(mount, &what, wish.id_option.as_deref(), around)?;
     Ok(MountPlan {
-        destination: Path::new("/").join(mount.destination()),
+        by_parent: is_for_parent(&what, ids.as_ref(), around),
+        // Without slashes at the end, which would say that it is a directory.
+        destination: Path::new("/").join(mount.destination()).components().collect(),
         what,
         attributes: wish.attributes,
         recursive: wish.recursive,
         propagation: wish.propagation,
+        ids,
     })
+}
+
+fn what(mount: &Mount, fstype: &str, bundle: &Path, wish: &mut Wish) -> anyhow::Result<What> {
+    let bind = wish.bind.or((fstype == "bind").then_some(false));
+    let names_nothing = matches!(fstype, "" | "none") && !wish.propagation.is_empty();
+    Ok(match bind {
+        _ if wish.remount => What::Change { options: wish.options() },
+        Some(recursive) => {
+            What::Bind { source: source(mount, bundle)?, recursive, links: wish.links }
+        }
+        None if names_nothing => What::Change { options: wish.options() },
+        None if fstype == "cgroup" || fstype == "cgroup2" => What::Cgroup,
+        None => new(mount, fstype, wish)?,
+    })
+}
+
+/// Root opens what the container's own root, another user to the host, may not reach, and maps IDs,
+/// for which one must be privileged over the file system. A descriptor of the caller is there only
+/// before init begins.
+fn is_for_parent(what: &What, ids: Option<&IdMapping>, around: Surroundings<'_>) -> bool {
+    match what {
+        What::Bind { source, .. } => {
+            (around.caller_is_root && (around.ids.is_some() || ids.is_some()))
+                || names_descriptor(source)
+        }
+        What::New(_) => around.caller_is_root && ids.is_some(),
+        What::Cgroup | What::Change { .. } => false,
+    }
+}
+
+/// Whether `path` leads through a descriptor of the process that looks it up.
+fn names_descriptor(path: &Path) -> bool {
+    ["/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"].iter().any(|at| path.starts_with(at))
 }
 
 fn source(mount: &Mount, bundle: &Path) -> anyhow::Result<PathBuf> {
@@ -93,25 +161,24 @@ fn source(mount: &Mount, bundle: &Path) -> anyhow::Result<PathBuf> {
     Ok(bundle.join(source.context("a bind mount needs a source")?))
 }
 
-type Options = Vec<(String, Option<String>)>;
+/// Names of options, with or without a value.
+pub type Options = Vec<(String, Option<String>)>;
 
 fn new(mount: &Mount, fstype: &str, wish: &mut Wish) -> anyhow::Result<What> {
     ensure!(!fstype.is_empty(), "neither a type nor the option bind");
-    let mut options: Options = [
-        (ms::SYNCHRONOUS, "sync"),
-        (ms::DIRSYNC, "dirsync"),
-        (ms::MANDLOCK, "mand"),
-        (ms::LAZYTIME, "lazytime"),
-    ]
-    .into_iter()
-    .filter(|(flag, _)| wish.superblock & flag != 0)
-    .map(|(_, name)| (name.to_owned(), None))
-    .collect();
-    options.append(&mut wish.data);
     let source = mount.source().as_deref().unwrap_or(Path::new(fstype));
     let source = source.to_str().context("the source is not UTF-8")?.to_owned();
-    Ok(What::New(NewMount { fstype: fstype.to_owned(), source, options, copy_up: wish.copy_up }))
+    Ok(What::New(NewMount {
+        fstype: fstype.to_owned(),
+        source,
+        superblock: wish.superblock,
+        options: wish.options(),
+        copy_up: wish.copy_up,
+    }))
 }
+
+/// The flags that belong to a file system and not to a mount.
+const SUPERBLOCK: u64 = ms::SYNCHRONOUS | ms::DIRSYNC | ms::MANDLOCK | ms::LAZYTIME | ms::I_VERSION;
 
 #[derive(Default)]
 struct Wish {
@@ -120,7 +187,11 @@ struct Wish {
     superblock: u64,
     propagation: Vec<(u64, bool)>,
     bind: Option<bool>,
+    remount: bool,
     copy_up: bool,
+    links: Links,
+    /// The whole option `idmap` or `ridmap`.
+    id_option: Option<String>,
     data: Options,
 }
 
@@ -135,8 +206,7 @@ impl Wish {
             MountOption::Bind { recursive } => {
                 self.bind = Some(recursive || self.bind.unwrap_or(false));
             }
-            MountOption::Extension("tmpcopyup") => self.copy_up = true,
-            MountOption::Extension(name) => bail!("{name} is not supported yet"),
+            MountOption::Extension(name) => self.extension(name, option)?,
             MountOption::Data => self.data.push(match option.split_once('=') {
                 Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
                 None => (option.to_owned(), None),
@@ -145,7 +215,36 @@ impl Wish {
         Ok(())
     }
 
+    fn extension(&mut self, name: &str, option: &str) -> anyhow::Result<()> {
+        match name {
+            "tmpcopyup" => self.copy_up = true,
+            "copy-symlink" => self.links.copied = true,
+            "src-nofollow" => self.links.source_itself = true,
+            "dest-nofollow" => self.links.destination_itself = true,
+            "idmap" | "ridmap" => self.id_option = Some(option.to_owned()),
+            _ => bail!("is no mount option"),
+        }
+        Ok(())
+    }
+
+    /// The options of the file system, taken out of the wish.
+    fn options(&mut self) -> Options {
+        let mut options: Options = [
+            (ms::SYNCHRONOUS, "sync"),
+            (ms::DIRSYNC, "dirsync"),
+            (ms::MANDLOCK, "mand"),
+            (ms::LAZYTIME, "lazytime"),
+        ]
+        .into_iter()
+        .filter(|(flag, _)| self.superblock & flag != 0)
+        .map(|(_, name)| (name.to_owned(), None))
+        .collect();
+        options.append(&mut self.data);
+        options
+    }
+
     fn flag(&mut self, flags: u64, clear: bool) {
+        self.remount |= flags & ms::REMOUNT != 0;
         for (flag, attribute) in [
             (ms::RDONLY, attr::RDONLY),
             (ms::NOSUID, attr::NOSUID),
@@ -163,10 +262,11 @@ impl Wish {
         if flags & ms::RELATIME != 0 {
             merge(&mut self.attributes, attr::RELATIME, clear);
         }
+        let superblock = flags & SUPERBLOCK;
         if clear {
-            self.superblock &= !flags;
+            self.superblock &= !superblock;
         } else {
-            self.superblock |= flags;
+            self.superblock |= superblock;
         }
     }
 }
@@ -194,6 +294,10 @@ fn merge(attributes: &mut Attributes, attribute: u64, clear: bool) {
 mod tests {
     use super::*;
 
+    fn nowhere() -> Surroundings<'static> {
+        Surroundings { bundle: Path::new("/bundle"), ids: None, caller_is_root: true }
+    }
+
     fn mount(fstype: &str, options: &[&str]) -> MountPlan {
         let mut mount = Mount::default();
         mount
@@ -201,7 +305,7 @@ mod tests {
             .set_typ(Some(fstype.to_owned()))
             .set_source(Some("here".into()))
             .set_options(Some(options.iter().map(|&option| option.to_owned()).collect()));
-        plan(&mount, Path::new("/bundle")).unwrap()
+        plan(&mount, nowhere()).unwrap()
     }
 
     #[test]
@@ -223,7 +327,8 @@ mod tests {
 
     #[test]
     fn binds_are_told_from_new_file_systems() {
-        let bind = |recursive| What::Bind { source: "/bundle/here".into(), recursive };
+        let links = Links::default();
+        let bind = |recursive| What::Bind { source: "/bundle/here".into(), recursive, links };
         assert_eq!(mount("bind", &[]).what, bind(false));
         assert_eq!(mount("none", &["rbind"]).what, bind(true));
         assert_eq!(mount("", &["bind", "rbind"]).what, bind(true));
@@ -246,8 +351,49 @@ mod tests {
         proc.set_destination("/proc".into())
             .set_typ(Some("proc".to_owned()))
             .set_options(Some(vec!["tmpcopyup".into()]));
-        let error = plan(&proc, Path::new("/bundle")).unwrap_err();
+        let error = plan(&proc, nowhere()).unwrap_err();
         assert_eq!(error.to_string(), "option \"tmpcopyup\": only a tmpfs has it");
+    }
+
+    #[test]
+    fn what_is_there_already_can_be_changed() {
+        let change = |options: &[(&str, Option<&str>)]| What::Change {
+            options: options
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned)))
+                .collect(),
+        };
+        assert_eq!(mount("none", &["rslave"]).what, change(&[]));
+        assert_eq!(mount("", &["bind", "remount", "ro"]).what, change(&[]));
+        let resized = mount("tmpfs", &["remount", "size=1m"]).what;
+        assert_eq!(resized, change(&[("size", Some("1m"))]));
+    }
+
+    #[test]
+    fn links_are_followed_unless_told() {
+        let links = |options| match mount("bind", options).what {
+            What::Bind { links, .. } => links,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(links(&["bind"]), Links::default());
+        let all = ["copy-symlink", "src-nofollow", "dest-nofollow"];
+        let expected = Links { source_itself: true, destination_itself: true, copied: true };
+        assert_eq!(links(&all), expected);
+    }
+
+    #[test]
+    fn the_parent_opens_what_init_could_not() {
+        let ids = OwnIds::Joined("/proc/1/ns/user".into());
+        let opened = |source: &str, ids, caller_is_root| {
+            let mut mount = Mount::default();
+            mount.set_destination("/a".into()).set_typ(Some("bind".to_owned()));
+            mount.set_source(Some(source.into())).set_options(None);
+            let around = Surroundings { bundle: Path::new("/"), ids, caller_is_root };
+            plan(&mount, around).unwrap().by_parent
+        };
+        assert!(!opened("/a", None, true) && opened("/a", Some(&ids), true));
+        assert!(!opened("/a", Some(&ids), false) && opened("/dev/fd/3", Some(&ids), false));
+        assert!(opened("/proc/self/fd/3", None, true) && !opened("/proc/self/fdx", None, true));
     }
 
     #[test]

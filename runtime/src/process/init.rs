@@ -25,6 +25,7 @@ use crate::process::channel::{Channel, Gone};
 use crate::process::enter::{self, Ready};
 use crate::process::keyring;
 use crate::process::protocol::{FromServer, ToInit, ToParent, ToServer, chain};
+use crate::rootfs::sources::{self, Sources};
 use crate::rootfs::{self, Materials, paths::Root};
 use crate::sys::network;
 use crate::sys::process::{close_all_but, reset_signals};
@@ -40,13 +41,16 @@ pub struct Ends {
     pub listener: Option<OwnedFd>,
     /// Through which init moves itself into the container's cgroups.
     pub entrance: Option<Entrance>,
+    /// What the parent has opened for the mounts.
+    pub sources: Sources,
 }
 
 /// Runs as init; returns, with an exit code, only if it could not become its program.
 pub fn run(plan: &Plan, site: &Site<'_>, ends: Ends) -> u8 {
-    let Ends { parent, server, listener, entrance } = ends;
+    let Ends { parent, server, listener, entrance, sources } = ends;
     let inside = entrance.map_or(Ok(()), |entrance| entrance.pass());
-    let Err(error) = inside.and_then(|()| set_up(plan, site, &parent, server, listener.as_ref()));
+    let Err(error) =
+        inside.and_then(|()| set_up(plan, site, &parent, server, listener.as_ref(), sources));
     if !error.is::<Gone>() {
         let _nobody_is_left_to_tell = parent.send(&failure(&error));
     }
@@ -68,14 +72,16 @@ fn set_up(
     parent: &Channel<ToParent, ToInit>,
     server: Option<Channel<ToServer, FromServer>>,
     listener: Option<&OwnedFd>,
+    mut sources: Sources,
 ) -> anyhow::Result<Infallible> {
-    isolate(site, parent, server.as_ref(), listener)?;
+    isolate(site, parent, server.as_ref(), listener, &sources)?;
     expect(parent, &ToInit::Go)?;
-    take_namespaces(plan, site)?;
+    take_namespaces(plan, site, &mut sources)?;
     let root = rootfs::build(
         &plan.root,
         Materials {
             server,
+            sources,
             spare_place: site.directory,
             may_make_devices: !site.own_user_namespace,
             cgroups: &site.cgroups,
@@ -115,18 +121,20 @@ fn isolate(
     parent: &Channel<ToParent, ToInit>,
     server: Option<&Channel<ToServer, FromServer>>,
     listener: Option<&OwnedFd>,
+    sources: &Sources,
 ) -> anyhow::Result<()> {
     let mut keep = vec![parent.as_fd()];
     keep.extend(listener.map(OwnedFd::as_fd));
     keep.extend(server.map(Channel::as_fd));
     keep.extend(site.hook_streams.descriptors());
+    keep.extend(sources::descriptors(sources));
     close_all_but(site.first_closed, &keep).context("close the caller's descriptors")?;
     reset_signals().context("reset the signals")?;
     umask(Mode::from_bits_truncate(0o022));
     Ok(())
 }
 
-fn take_namespaces(plan: &Plan, site: &Site<'_>) -> anyhow::Result<()> {
+fn take_namespaces(plan: &Plan, site: &Site<'_>, sources: &mut Sources) -> anyhow::Result<()> {
     if let Some(value) = plan.program.oom_score_adj {
         set_oom_score(value)?;
     }
@@ -136,6 +144,7 @@ fn take_namespaces(plan: &Plan, site: &Site<'_>) -> anyhow::Result<()> {
     if site.own_user_namespace {
         become_root()?;
     }
+    sources::add_own_namespaces(&plan.root, sources)?;
     // Nobody inside may look into this process before it is the program.
     prctl::set_dumpable(false).context("become undumpable")?;
     if plan.new_keyring {
@@ -228,11 +237,7 @@ fn terminal(
     let directory = root.open(Path::new("/dev/pts")).context("open /dev/pts")?;
     let pty = console::open(directory.as_fd(), plan.program.console_size)
         .context("open a terminal in /dev/pts")?;
-    let device = crate::sys::mount::clone_tree(pty.peer.as_fd(), "", false)
-        .context("bind the terminal to /dev/console")?;
-    let place = root.make_file(Path::new("/dev/console"))?;
-    crate::sys::mount::attach(device.as_fd(), place.as_fd())
-        .context("bind the terminal to /dev/console")?;
+    rootfs::devices::bind_console(root, pty.peer.as_fd())?;
     parent.send_with(&ToParent::Console, pty.master.as_fd())?;
     Ok(Some(pty.peer))
 }

@@ -24,6 +24,7 @@ use crate::process::channel::{Channel, Gone, pair};
 use crate::process::init::{self, Ends};
 use crate::process::protocol::{FromServer, ToInit, ToParent, ToServer, chain};
 use crate::process::{Site, server};
+use crate::rootfs::sources;
 use crate::store::containers::{Entry, START_SOCKET};
 use crate::sys::process::{Child, Clone, clone, fork, pidfd_open, pidfd_signal};
 use crate::userns::write::{explain_userns_refusal, write_maps};
@@ -69,7 +70,9 @@ pub fn begin(order: &Order<'_>) -> anyhow::Result<Made> {
     let listener = order.awaits_start.then(|| listen_for_start(order.entry)).transpose()?;
     let entrance = order.site.cgroups.cgroup.as_ref().map(|cgroup| cgroup.entrance(false));
     let entrance = entrance.transpose()?;
-    let init = spawn(order, Ends { parent: to_parent, server: to_server, listener, entrance })?;
+    let sources = sources::open(&order.plan.root.mounts, order.plan.root.propagation)?;
+    let ends = Ends { parent: to_parent, server: to_server, listener, entrance, sources };
+    let init = spawn(order, ends)?;
     log::debug!("init is process {}", init.pid);
     // Now, since init is going to close itself to others.
     let mount_namespace = mount_namespace(init.pid);

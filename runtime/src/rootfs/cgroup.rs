@@ -33,7 +33,7 @@ impl CgroupView {
     /// # Errors
     ///
     /// Those of the mount calls.
-    pub fn mount(&self, root: &Root, plan: &MountPlan) -> Result<()> {
+    pub fn mount(&self, root: &mut Root, plan: &MountPlan) -> Result<()> {
         match &self.hierarchies.unified {
             Some(unified) if self.hierarchies.is_unified() => {
                 let tree = self.tree(unified, plan.attributes.set)?;

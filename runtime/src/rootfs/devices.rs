@@ -8,11 +8,12 @@ use std::path::Path;
 use anyhow::Context as _;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, makedev, mknodat};
+use nix::sys::stat::{Mode, SFlag, makedev, mknodat, umask};
 use nix::unistd::{Gid, Uid, fchownat, symlinkat};
 
 use crate::plan::DevicePlan;
 use crate::rootfs::paths::{Root, ensure_device, remove_file};
+use crate::rootfs::verify;
 use crate::sys::mount::{attach, clone_tree};
 
 /// The devices that every container has (runtime-spec, "Default Devices"), with their numbers.
@@ -51,9 +52,17 @@ pub fn fill(root: &Root, devices: &[DevicePlan], may_make: bool) -> anyhow::Resu
     let defaults: Vec<_> =
         defaults.map(|(path, major, minor)| default(path, *major, *minor)).collect();
     let directory = root.make_directory(Path::new(DEV))?;
-    let dev = Dev { root, directory: directory.as_fd(), may_make };
+    // Nodes get their mode as they are made: to change it later is to look the name up again, which
+    // may be another's by then.
+    let usual = umask(Mode::empty());
+    let filled = fill_in(&Dev { root, directory: directory.as_fd(), may_make }, &defaults, devices);
+    umask(usual);
+    filled
+}
+
+fn fill_in(dev: &Dev<'_>, defaults: &[DevicePlan], devices: &[DevicePlan]) -> anyhow::Result<()> {
     defaults.iter().chain(devices).try_for_each(|device| {
-        make(&dev, device).with_context(|| format!("make device {}", device.path.display()))
+        make(dev, device).with_context(|| format!("make device {}", device.path.display()))
     })?;
     LINKS.iter().try_for_each(|(name, target)| {
         link(dev.directory, name, target).with_context(|| format!("make link {DEV}/{name}"))
@@ -112,21 +121,36 @@ fn make_node(parent: BorrowedFd<'_>, name: &OsStr, device: &DevicePlan) -> anyho
         }
         result => result?,
     }
-    // The mode that mknod gave has lost the bits of the umask; the name was made just now.
-    fchmodat(parent, name, mode, FchmodatFlags::FollowSymlink)?;
     let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
     fchownat(parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
     Ok(Made::Yes)
 }
 
+/// Shows the terminal `peer` as `/dev/console`; a link of the image's there is not followed
+/// (CVE-2025-52565).
+///
+/// # Errors
+///
+/// Those of the mount calls.
+pub fn bind_console(root: &Root, peer: BorrowedFd<'_>) -> anyhow::Result<()> {
+    let bind = || -> anyhow::Result<()> {
+        let device = clone_tree(peer, "", false)?;
+        let directory = root.make_directory(Path::new(DEV))?;
+        let place = Root::make_file_itself(directory.as_fd(), OsStr::new("console"))?;
+        attach(device.as_fd(), place.as_fd())?;
+        verify::leads_to(root, Path::new("/dev/console"), true, device.as_fd())
+    };
+    bind().context("bind the terminal to /dev/console")
+}
+
 fn bind_node(root: &Root, device: &DevicePlan) -> anyhow::Result<()> {
     let node = clone_tree(AT_FDCWD, &device.path, false).context("bind the host's")?;
-    verify(node.as_fd(), device)?;
+    ensure_same(node.as_fd(), device)?;
     let target = root.make_file(&device.path)?;
     attach(node.as_fd(), target.as_fd()).context("bind the host's")
 }
 
-fn verify(node: BorrowedFd<'_>, device: &DevicePlan) -> anyhow::Result<()> {
+fn ensure_same(node: BorrowedFd<'_>, device: &DevicePlan) -> anyhow::Result<()> {
     if device.kind == libc::S_IFCHR {
         return ensure_device(node, device.major, device.minor).context("the host's");
     }

@@ -10,6 +10,7 @@ use rrun_spec::mount_options::attr;
 
 use crate::rootfs::mounts::{create, make_readonly};
 use crate::rootfs::paths::{Root, ensure_device, is_directory, stat};
+use crate::rootfs::verify;
 use crate::sys::mount::{attach, clone_tree};
 
 /// Hides each of `paths` that exists: a file behind the host's null device, a directory behind an
@@ -24,20 +25,24 @@ pub fn mask(root: &Root, paths: &[PathBuf]) -> anyhow::Result<()> {
     let mut empty = None;
     for path in paths {
         let Some(target) = open(root, path)? else { continue };
-        hide(target.as_fd(), &mut empty).with_context(|| format!("mask {}", path.display()))?;
+        hide(target.as_fd(), &mut empty)
+            .and_then(|cover| verify::leads_to(root, path, false, cover.as_fd()))
+            .with_context(|| format!("mask {}", path.display()))?;
     }
     Ok(())
 }
 
-fn hide(target: BorrowedFd<'_>, empty: &mut Option<OwnedFd>) -> anyhow::Result<()> {
-    if is_directory(&stat(target)?) {
+/// What `target` is covered with.
+fn hide(target: BorrowedFd<'_>, empty: &mut Option<OwnedFd>) -> anyhow::Result<OwnedFd> {
+    let cover = if is_directory(&stat(target)?) {
         let cover = empty_directory(empty.as_ref())?;
-        attach(cover.as_fd(), target)?;
-        empty.get_or_insert(cover);
+        empty.get_or_insert(cover.try_clone()?);
+        cover
     } else {
-        attach(null_device()?.as_fd(), target)?;
-    }
-    Ok(())
+        null_device()?
+    };
+    attach(cover.as_fd(), target)?;
+    Ok(cover)
 }
 
 /// An empty directory that nobody can write to; all masks share one.
@@ -66,6 +71,7 @@ pub fn make_paths_readonly(root: &Root, paths: &[PathBuf]) -> anyhow::Result<()>
     for path in paths {
         let Some(target) = open(root, path)? else { continue };
         make_path_readonly(target.as_fd())
+            .and_then(|()| verify::is_readonly(root, path))
             .with_context(|| format!("make {} read-only", path.display()))?;
     }
     Ok(())

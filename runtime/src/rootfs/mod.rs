@@ -8,11 +8,14 @@
 pub mod cgroup;
 pub mod copy_up;
 pub mod devices;
+pub mod layers;
 pub mod masks;
 pub mod mounts;
 pub mod overlay;
 pub mod paths;
 pub mod pivot;
+pub mod sources;
+pub mod verify;
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
@@ -25,6 +28,7 @@ use crate::process::channel::Channel;
 use crate::process::protocol::{FromServer, ToServer};
 use crate::rootfs::cgroup::CgroupView;
 use crate::rootfs::paths::Root;
+use crate::rootfs::sources::Sources;
 use crate::sys::mount::clone_tree;
 
 /// What the root is built with, besides its plan.
@@ -32,6 +36,8 @@ use crate::sys::mount::clone_tree;
 pub struct Materials<'a> {
     /// The server of a layered root.
     pub server: Option<Channel<ToServer, FromServer>>,
+    /// What the parent has opened for the mounts.
+    pub sources: Sources,
     /// A directory to mount the root on where the bundle has none.
     pub spare_place: &'a Path,
     /// Whether device nodes can be made.
@@ -54,9 +60,10 @@ pub fn build(plan: &RootPlan, materials: Materials<'_>) -> anyhow::Result<Root> 
     };
     let tree = tree(plan, materials.server)?;
     pivot::attach_root(tree.as_fd(), place, plan.propagation).context("mount the root")?;
-    let root = Root::new(tree);
+    let mut root = Root::new(tree);
+    let mut sources = materials.sources.into_iter();
     for mount in &plan.mounts {
-        mounts::mount(&root, mount, materials.cgroups)?;
+        mounts::mount(&mut root, mount, sources.next().flatten(), Some(materials.cgroups))?;
     }
     if plan.fill_dev {
         devices::fill(&root, &plan.devices, materials.may_make_devices)?;

@@ -33,6 +33,20 @@ impl Root {
         Self { directory }
     }
 
+    /// Goes on with another directory: a file system was mounted on the root itself.
+    pub fn replace(&mut self, directory: OwnedFd) {
+        self.directory = directory;
+    }
+
+    /// Opens what `path` leads to, but a symbolic link at its end itself.
+    ///
+    /// # Errors
+    ///
+    /// Those of `openat2(2)`.
+    pub fn open_link(&self, path: &Path) -> nix::Result<OwnedFd> {
+        self.open_as(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)
+    }
+
     /// Opens what `path` leads to, without reading it (`O_PATH`).
     ///
     /// # Errors
@@ -114,6 +128,23 @@ impl Root {
             .with_context(|| format!("make {}", path.display()))?;
         open_beneath(&parent, &name, OFlag::O_PATH)
             .with_context(|| format!("open {}", path.display()))
+    }
+
+    /// Opens the file `name` in `directory` itself: a symbolic link of that name is replaced by an empty
+    /// file, and so is nothing at all.
+    ///
+    /// # Errors
+    ///
+    /// `ELOOP` or `EEXIST` if somebody keeps exchanging it, and those of `openat(2)`.
+    pub fn make_file_itself(directory: BorrowedFd<'_>, name: &OsStr) -> nix::Result<OwnedFd> {
+        match open_beneath(directory, name, OFlag::O_PATH) {
+            Err(Errno::ELOOP) => remove_file(directory, name)?,
+            Err(Errno::ENOENT) => {}
+            found => return found,
+        }
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        nix::fcntl::openat(directory, name, flags, Mode::from_bits_truncate(0o644))?;
+        open_beneath(directory, name, OFlag::O_PATH)
     }
 
     /// The directory in which the last name of `path` lies, made if it is missing, and that name.

@@ -81,6 +81,28 @@ impl FsContext {
         })
     }
 
+    /// Takes up the file system of `mount` to configure it anew (`fspick(2)`).
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if `mount` is not the root of a mount, `EPERM` without `CAP_SYS_ADMIN` in the user
+    /// namespace that owns the mount namespace.
+    pub fn pick(mount: BorrowedFd<'_>) -> Result<Self> {
+        let flags = libc::FSPICK_CLOEXEC | libc::FSPICK_EMPTY_PATH;
+        // SAFETY: the path is the empty C string.
+        owned(unsafe { libc::syscall(libc::SYS_fspick, mount.as_raw_fd(), c"".as_ptr(), flags) })
+            .map(Self)
+    }
+
+    /// Makes what was set count for the file system that was picked.
+    ///
+    /// # Errors
+    ///
+    /// What the file system answers.
+    pub fn reconfigure(&self) -> Result<()> {
+        self.config(libc::FSCONFIG_CMD_RECONFIGURE, None, None)
+    }
+
     /// What the kernel has to say about the last failure, if anything.
     #[must_use]
     pub fn complaint(&self) -> Option<String> {
@@ -105,11 +127,30 @@ pub fn clone_tree<P: NixPath + ?Sized>(
     path: &P,
     recursive: bool,
 ) -> Result<OwnedFd> {
-    let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
-    flags |= libc::AT_EMPTY_PATH.cast_unsigned();
-    if recursive {
-        flags |= libc::AT_RECURSIVE.cast_unsigned();
-    }
+    let recursive = if recursive { libc::AT_RECURSIVE } else { 0 };
+    open_tree(directory, path, libc::AT_EMPTY_PATH | recursive)
+}
+
+/// The same, but a symbolic link at the end of `path` is opened itself.
+///
+/// # Errors
+///
+/// As [`clone_tree`].
+pub fn clone_link<P: NixPath + ?Sized>(
+    directory: BorrowedFd<'_>,
+    path: &P,
+    recursive: bool,
+) -> Result<OwnedFd> {
+    let recursive = if recursive { libc::AT_RECURSIVE } else { 0 };
+    open_tree(directory, path, libc::AT_SYMLINK_NOFOLLOW | recursive)
+}
+
+fn open_tree<P: NixPath + ?Sized>(
+    directory: BorrowedFd<'_>,
+    path: &P,
+    flags: libc::c_int,
+) -> Result<OwnedFd> {
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | flags.cast_unsigned();
     let result = path.with_nix_path(|path| {
         // SAFETY: `path` ends with NUL and outlives the call.
         unsafe { libc::syscall(libc::SYS_open_tree, directory.as_raw_fd(), path.as_ptr(), flags) }
@@ -194,6 +235,25 @@ pub fn set_attributes(
         propagation: attributes.propagation,
         userns_fd: 0,
     };
+    set(mount, change, recursive)
+}
+
+/// Shows the files of the detached `mount`, and of all below it if `recursive`, with the IDs that
+/// `namespace`, a user namespace, has for those that the file system stores.
+///
+/// # Errors
+///
+/// `EINVAL` if the file system cannot do that, or `namespace` is its own; `EPERM` without
+/// `CAP_SYS_ADMIN` in the user namespace that mounted the file system, or if the mount has a mapping.
+///
+/// Source: `mount_setattr(2)`, `MOUNT_ATTR_IDMAP`, Linux 5.12.
+pub fn map_ids(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>, recursive: bool) -> Result<()> {
+    let userns_fd = u64::from(namespace.as_raw_fd().cast_unsigned());
+    let attr_set = libc::MOUNT_ATTR_IDMAP;
+    set(mount, libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd }, recursive)
+}
+
+fn set(mount: BorrowedFd<'_>, change: libc::mount_attr, recursive: bool) -> Result<()> {
     let flags =
         if recursive { libc::AT_EMPTY_PATH | libc::AT_RECURSIVE } else { libc::AT_EMPTY_PATH };
     // SAFETY: `change` is a whole `mount_attr`, its size is passed, and it outlives the call.

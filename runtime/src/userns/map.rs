@@ -45,6 +45,27 @@ impl IdMaps {
         Ok(maps)
     }
 
+    /// The maps of one mount, `mounts[].uidMappings` and `gidMappings`, checked.
+    ///
+    /// # Errors
+    ///
+    /// What [`check`] says, after the name of the list.
+    pub fn listed(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<Self> {
+        let maps = Self { uids: ranges(uids), gids: ranges(gids) };
+        maps.check()?;
+        Ok(maps)
+    }
+
+    /// Whether the kernel would take both maps.
+    ///
+    /// # Errors
+    ///
+    /// What [`check`] says, after the name of the list.
+    pub fn check(&self) -> Result<()> {
+        check(&self.uids).context("uidMappings")?;
+        check(&self.gids).context("gidMappings")
+    }
+
     /// The maps under which the one user and the one group exist as 0 inside.
     #[must_use]
     pub fn single(uid: u32, gid: u32) -> Self {

@@ -136,6 +136,18 @@ pub fn check_resources(resources: &oci::LinuxResources) -> Result<(), Problems> 
     problems.into_result()
 }
 
+/// Checks mounts that are to be added to a container, as `mounts add` reads them; the pointers begin
+/// inside the list.
+///
+/// # Errors
+///
+/// As [`check()`].
+pub fn check_mounts(list: &[oci::Mount]) -> Result<(), Problems> {
+    let mut problems = Problems::default();
+    mounts::check_list(list, "", &mut problems);
+    problems.into_result()
+}
+
 /// Writes `key` as one step of a JSON pointer (RFC 6901).
 pub(crate) fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")

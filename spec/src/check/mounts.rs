@@ -1,13 +1,20 @@
 //! `mounts`: destinations, sources, and options that fit together.
 
+use std::path::Component;
+
 use oci_spec::runtime as oci;
 
 use super::{Problems, linux::check_mappings, wrong_path, wrong_text};
+use crate::id_ranges::id_ranges;
 use crate::mount_options::{MountOption, attr, key, mount_option, ms};
 
 pub(super) fn check(spec: &oci::Spec, problems: &mut Problems) {
-    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
-        check_mount(mount, &format!("/mounts/{index}"), problems);
+    check_list(spec.mounts().as_deref().unwrap_or_default(), "/mounts", problems);
+}
+
+pub(super) fn check_list(mounts: &[oci::Mount], at: &str, problems: &mut Problems) {
+    for (index, mount) in mounts.iter().enumerate() {
+        check_mount(mount, &format!("{at}/{index}"), problems);
     }
 }
 
@@ -15,7 +22,7 @@ fn check_mount(mount: &oci::Mount, at: &str, problems: &mut Problems) {
     problems.add_some(&format!("{at}/destination"), wrong_path(mount.destination()));
     if let Some(source) = mount.source().as_ref().filter(|source| !source.as_os_str().is_empty()) {
         problems.add_some(&format!("{at}/source"), wrong_path(source));
-    } else if is_bind(mount) {
+    } else if is_bind(mount) && !is_change(mount) {
         problems.add(format!("{at}/source"), "is missing: a bind mount needs one");
     }
     check_type(mount, at, problems);
@@ -24,6 +31,9 @@ fn check_mount(mount: &oci::Mount, at: &str, problems: &mut Problems) {
         match mount_option(option) {
             None => problems.add(pointer, format!("{option:?} is no mount option")),
             Some(MountOption::Data) => problems.add_some(&pointer, wrong_data(mount, option)),
+            Some(MountOption::Extension(name)) => {
+                problems.add_some(&pointer, wrong_extension(mount, name, option));
+            }
             Some(_) => {}
         }
     }
@@ -37,11 +47,14 @@ pub(super) fn is_bind(mount: &oci::Mount) -> bool {
 }
 
 /// Whether nothing is mounted: flags or propagation of what is there already are to change.
-pub(super) fn is_change(mount: &oci::Mount) -> bool {
-    matches!(typ(mount), "" | "none") && !is_bind(mount)
+fn is_change(mount: &oci::Mount) -> bool {
+    let is_remount = any(mount, |option| option == REMOUNT);
+    is_remount || (matches!(typ(mount), "" | "none") && !is_bind(mount))
 }
 
-pub(super) fn options(mount: &oci::Mount) -> &[String] {
+const REMOUNT: MountOption = MountOption::Flag { ms: ms::REMOUNT, clear: false };
+
+fn options(mount: &oci::Mount) -> &[String] {
     mount.options().as_deref().unwrap_or_default()
 }
 
@@ -57,8 +70,7 @@ fn any(mount: &oci::Mount, wanted: impl Fn(MountOption) -> bool) -> bool {
 fn check_type(mount: &oci::Mount, at: &str, problems: &mut Problems) {
     let pointer = format!("{at}/type");
     problems.add_some(&pointer, wrong_text(typ(mount)));
-    let remount = MountOption::Flag { ms: ms::REMOUNT, clear: false };
-    let changes = |option| option == remount || matches!(option, MountOption::Propagation(_));
+    let changes = |option| option == REMOUNT || matches!(option, MountOption::Propagation(_));
     if is_change(mount) && !any(mount, changes) {
         problems.add(pointer, "is missing: name a file system, or add the option \"bind\"");
     }
@@ -111,10 +123,29 @@ fn wrong_data(mount: &oci::Mount, option: &str) -> Option<String> {
     foreign.then(|| format!("{option:?} is no option of {}", typ(mount)))
 }
 
+/// What crun and podman have added to the options of mounts, where it would mean nothing.
+fn wrong_extension(mount: &oci::Mount, name: &str, option: &str) -> Option<String> {
+    match name {
+        "tmpcopyup" if is_root(mount) => {
+            Some("\"tmpcopyup\" would copy the whole root into memory: mount below it".to_owned())
+        }
+        "idmap" | "ridmap" if is_change(mount) => {
+            Some(format!("{option:?} is for a new mount: what is mounted keeps its IDs"))
+        }
+        "idmap" | "ridmap" => id_ranges(option).err(),
+        _ => None,
+    }
+}
+
+fn is_root(mount: &oci::Mount) -> bool {
+    let mut names = mount.destination().components();
+    names.all(|name| !matches!(name, Component::Normal(_)))
+}
+
 /// An option and its opposite (`ro` after `rw`) are fine, the later one counts, as in `mount(8)`;
 /// engines append what their user asked for to their defaults. Refused is what cannot be meant.
 fn check_conflicts(mount: &oci::Mount, at: &str, problems: &mut Problems) {
-    for group in [propagation, access_time, access_time_below, id_mapping] {
+    for group in [propagation, access_time, access_time_below, id_mapping, links] {
         let names = || options(mount).iter().enumerate();
         let first = names().find(|(_, name)| group(name).is_some());
         let Some((_, first)) = first else { continue };
@@ -164,6 +195,15 @@ fn id_mapping(name: &str) -> Option<u64> {
     }
 }
 
+/// A link is either made again, or taken itself.
+fn links(name: &str) -> Option<u64> {
+    match mount_option(name)? {
+        MountOption::Extension("copy-symlink") => Some(0),
+        MountOption::Extension("src-nofollow" | "dest-nofollow") => Some(1),
+        _ => None,
+    }
+}
+
 fn check_id_mappings(mount: &oci::Mount, at: &str, problems: &mut Problems) {
     let uids = mount.uid_mappings().as_deref().unwrap_or_default();
     let gids = mount.gid_mappings().as_deref().unwrap_or_default();
@@ -171,6 +211,15 @@ fn check_id_mappings(mount: &oci::Mount, at: &str, problems: &mut Problems) {
     check_mappings(gids, &format!("{at}/gidMappings"), problems);
     if uids.is_empty() != gids.is_empty() {
         problems.add(at, "has only one of uidMappings and gidMappings: give both");
+    }
+    let has_ranges = |option: &String| matches!(id_ranges(option), Ok(Some(_)));
+    let named = |option: &String| matches!(key(option), "idmap" | "ridmap") && has_ranges(option);
+    if !uids.is_empty() && options(mount).iter().any(named) {
+        problems.add(at, "has uidMappings, and ranges in its options: give one of them");
+    }
+    if !uids.is_empty() && is_change(mount) {
+        problems
+            .add(format!("{at}/uidMappings"), "are for a new mount: what is mounted keeps its IDs");
     }
 }
 

@@ -6,19 +6,12 @@
 
 use oci_spec::runtime as oci;
 
-use super::{
-    Problem, Problems, has_namespace,
-    mounts::{is_change, options},
-};
-use crate::mount_options::{is_applied, mount_option};
+use super::{Problem, Problems, has_namespace};
 
 /// What of a config is valid but cannot be carried out, with the pointer to each.
 #[must_use]
 pub fn unsupported(spec: &oci::Spec) -> Vec<Problem> {
     let mut refused = Refused(Problems::default());
-    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
-        refused.mount(mount, &format!("/mounts/{index}"));
-    }
     if !has_namespace(spec, oci::LinuxNamespaceType::Mount) {
         refused.0.add(
             "/linux/namespaces",
@@ -42,22 +35,6 @@ impl Refused {
         if asked {
             self.0.add(pointer, "is not supported yet: remove it");
         }
-    }
-
-    fn mount(&mut self, mount: &oci::Mount, at: &str) {
-        for (index, name) in options(mount).iter().enumerate() {
-            if mount_option(name).is_some_and(|option| !is_applied(option)) {
-                let sentence = format!("{name:?} is not supported yet: remove it");
-                self.0.add(format!("{at}/options/{index}"), sentence);
-            }
-        }
-        if is_change(mount) {
-            let sentence = "to change a mount that is there already is not supported yet: \
-                name a file system, or add the option \"bind\"";
-            self.0.add(format!("{at}/type"), sentence);
-        }
-        self.field(&format!("{at}/uidMappings"), !is_none_or_empty(mount.uid_mappings()));
-        self.field(&format!("{at}/gidMappings"), !is_none_or_empty(mount.gid_mappings()));
     }
 
     fn linux(&mut self, linux: &oci::Linux) {
@@ -84,10 +61,6 @@ impl Refused {
             self.0.add(format!("/linux/seccomp/flags/{index}"), sentence);
         }
     }
-}
-
-fn is_none_or_empty<T>(list: &Option<Vec<T>>) -> bool {
-    list.as_ref().is_none_or(Vec::is_empty)
 }
 
 #[cfg(test)]
@@ -152,34 +125,6 @@ mod tests {
                      /linux/seccomp/syscalls/0/action: SCMP_ACT_NOTIFY is not supported yet; \
                      /linux/seccomp/flags/0: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV is for \
                      SCMP_ACT_NOTIFY, which is not supported yet",
-                ),
-            ],
-            |spec| Problems::from(unsupported(spec)).to_string(),
-        );
-    }
-
-    #[test]
-    fn mounts_are_refused_where_they_stand() {
-        table(
-            [
-                (
-                    "/mounts",
-                    json!([{"destination": "/a", "type": "none", "options": ["remount"]}]),
-                    "/mounts/0/options/0: \"remount\" is not supported yet: remove it; \
-                     /mounts/0/type: to change a mount that is there already is not supported yet: \
-                     name a file system, or add the option \"bind\"",
-                ),
-                (
-                    "/mounts",
-                    json!([{"destination": "/a", "type": "tmpfs",
-                        "options": ["idmap", "ridmap"]}]),
-                    "/mounts/0/options/0: \"idmap\" is not supported yet: remove it; \
-                     /mounts/0/options/1: \"ridmap\" is not supported yet: remove it",
-                ),
-                (
-                    "/mounts",
-                    json!([{"destination": "/a", "type": "tmpfs", "gidMappings": [{"size": 1}]}]),
-                    "/mounts/0/gidMappings: is not supported yet: remove it",
                 ),
             ],
             |spec| Problems::from(unsupported(spec)).to_string(),
