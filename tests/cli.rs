@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::common::{Sandbox, is_root, outcome};
 
 /// Verbs, and the flags that engines and test suites pass to them.
-const VERBS: [(&str, &[&str]); 12] = [
+const VERBS: &[(&str, &[&str])] = &[
     (
         "create",
         &[
@@ -25,6 +25,7 @@ const VERBS: [(&str, &[&str]); 12] = [
     ("start", &[]),
     ("state", &[]),
     ("kill", &["--all"]),
+    ("mounts", &["add", "remove"]),
     ("delete", &["--force", "--purge"]),
     (
         "run",
@@ -71,7 +72,7 @@ fn version_says_name_and_spec() {
 #[test]
 fn every_verb_explains_its_flags() {
     let sandbox = Sandbox::new();
-    for (verb, flags) in VERBS {
+    for &(verb, flags) in VERBS {
         let help = sandbox.rrun(&[verb, "--help"]).ok();
         for flag in flags {
             assert!(help.stdout.contains(flag), "{flag} in {help}");

@@ -16,6 +16,7 @@ mod hooks;
 mod keyring;
 mod lifecycle;
 mod mounts;
+mod mounts_live;
 mod namespaces;
 mod overlay;
 mod process;

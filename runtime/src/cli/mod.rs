@@ -9,6 +9,7 @@ mod exec;
 mod features;
 mod kill;
 mod list;
+mod mounts;
 mod overlay;
 mod pause;
 mod ps;
@@ -126,6 +127,8 @@ enum Verb {
     List(list::List),
     /// Show the processes of a container
     Ps(ps::Ps),
+    /// Add mounts to a container that runs, or remove them
+    Mounts(mounts::Mounts),
     /// Write a new config.json
     Spec(spec::Spec),
     /// Show what this runtime supports, as JSON
@@ -155,6 +158,7 @@ impl Command {
             Verb::Update(verb) => verb.run(global),
             Verb::List(verb) => verb.run(global),
             Verb::Ps(verb) => verb.run(global),
+            Verb::Mounts(verb) => verb.run(global),
             Verb::Spec(verb) => verb.run(global),
             Verb::Features(verb) => verb.run(global),
             Verb::Overlay(verb) => verb.run(global),

@@ -96,7 +96,8 @@ impl Runtime {
     }
 }
 
-fn namespaces(spec: &Spec, record: &Record) -> CloneFlags {
+/// The namespaces of the container that are not ours.
+pub(super) fn namespaces(spec: &Spec, record: &Record) -> CloneFlags {
     let wanted = spec.linux().as_ref().and_then(|linux| linux.namespaces().clone());
     let namespaces = Namespaces::of(wanted.as_deref().unwrap_or_default());
     let mut flags = namespaces.new;

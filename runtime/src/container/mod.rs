@@ -8,6 +8,7 @@ pub mod delete;
 pub mod exec;
 mod id;
 pub mod kill;
+pub mod mounts;
 pub mod pause;
 pub mod processes;
 pub mod run;
