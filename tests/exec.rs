@@ -2,14 +2,16 @@
 
 use std::fs::{self, Permissions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::common::terminal::{ConsoleSocket, Terminal};
-use crate::common::{Outcome, Sandbox, outcome, rrun_binary};
+use crate::common::{Outcome, Sandbox, descriptor, outcome, rrun_binary};
 
 /// A container that sleeps, and its id.
 fn sleeping() -> (Sandbox, String) {
@@ -244,3 +246,72 @@ while :; do
         esac
     done
 done"#;
+
+#[test]
+fn a_pidfd_is_sent_to_who_listens() {
+    let (sandbox, id) = sleeping();
+    let path = sandbox.join("pidfd");
+    let listening = UnixListener::bind(&path).unwrap();
+    let socket = path.to_str().unwrap();
+    let file = sandbox.join("pid");
+    let flags = ["--detach", "--pidfd-socket", socket, "--pid-file", file.to_str().unwrap()];
+    sandbox.rrun(&[&["exec"], &flags[..], &[&id, "sleep", "1000"]].concat()).ok();
+    assert_eq!(number_behind(&listening), fs::read_to_string(file).unwrap());
+
+    let bundle = sandbox.bundle(&["sleep", "1000"]);
+    let other = sandbox.id("pidfd");
+    let create = ["create", "--pidfd-socket", socket, "--bundle", bundle.as_str(), &other];
+    sandbox.rrun(&create).ok();
+    assert_eq!(number_behind(&listening), sandbox.state(&other)["pid"].to_string());
+    drop(listening);
+    let exec = ["exec", "--pidfd-socket", socket, &id, "true"];
+    sandbox.rrun(&exec).complains_of(&["send a pidfd", "Connection refused"]);
+    sandbox.remove(&other);
+    sandbox.remove(&id);
+}
+
+/// The number of the process whose pidfd comes out of `listening`.
+fn number_behind(listening: &UnixListener) -> String {
+    let (_text, pidfd) = descriptor::receive(&listening.accept().unwrap().0);
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let info = fs::read_to_string(path).unwrap();
+    info.lines().find_map(|line| line.strip_prefix("Pid:\t")).unwrap().to_owned()
+}
+
+#[test]
+fn a_paused_container_is_entered_when_it_is_resumed() {
+    let (sandbox, id) = sleeping();
+    if !pauses(&sandbox, &id) {
+        return sandbox.remove(&id);
+    }
+    sandbox.rrun(&["exec", &id, "true"]).complains_of(&["paused container", "--ignore-paused"]);
+    let exec = sandbox.spawn(&["exec", "--ignore-paused", &id, "echo", "resumed"]);
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(exec.stdout_so_far(), "");
+    sandbox.rrun(&["resume", &id]).ok();
+    assert_eq!(exec.wait().ok().stdout, "resumed\n");
+    sandbox.remove(&id);
+}
+
+/// Pauses the container; without a freezer of his own an ordinary user is told so.
+fn pauses(sandbox: &Sandbox, id: &str) -> bool {
+    let outcome = sandbox.rrun(&["pause", id]);
+    if outcome.code == 0 {
+        return true;
+    }
+    assert!(!crate::common::is_root(), "{outcome}");
+    outcome.complains_of(&["pause", "cgroup", "cure"]);
+    false
+}
+
+#[test]
+fn labels_of_exec_need_their_security_module() {
+    let (sandbox, id) = sleeping();
+    for (flag, pointer) in
+        [("--apparmor", "/process/apparmorProfile"), ("--process-label", "/process/selinuxLabel")]
+    {
+        let exec = ["exec", flag, "rrun-no-such-label", &id, "true"];
+        sandbox.rrun(&exec).complains_of(&[pointer]);
+    }
+    sandbox.remove(&id);
+}

@@ -23,4 +23,5 @@ mod process;
 mod resources;
 mod rootfs;
 mod run;
+mod seccomp_agent;
 mod userns;

@@ -10,21 +10,19 @@
 mod foreground;
 mod relay;
 
-use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open as open_path, openat};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, fstat, major, minor};
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, getpid, getsid, setsid};
 
 pub use self::foreground::Foreground;
 pub use self::relay::suit_caller;
+use crate::handover;
 use crate::sys::terminal::{self, Size};
 
 /// `DEVPTS_SUPER_MAGIC`
@@ -32,9 +30,6 @@ const DEVPTS: FsType = FsType(0x1cd1);
 
 /// The device number of every `ptmx`.
 const PTMX: (u64, u64) = (5, 2);
-
-/// The longest path that a socket address holds, with its NUL.
-const SOCKET_PATH: usize = 108;
 
 /// A pseudoterminal.
 #[derive(Debug)]
@@ -95,35 +90,9 @@ pub fn take(peer: &OwnedFd) -> Result<()> {
 pub fn send_master(socket: &Path, master: &OwnedFd) -> Result<()> {
     let send = || {
         let name = format!("/dev/pts/{}", terminal::number(master)?);
-        let sent = sendmsg::<()>(
-            connect(socket)?.as_raw_fd(),
-            &[IoSlice::new(name.as_bytes())],
-            &[ControlMessage::ScmRights(&[master.as_raw_fd()])],
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )?;
-        ensure!(sent == name.len(), "only a part was sent");
-        Ok(())
+        handover::send(socket, name.as_bytes(), master.as_fd())
     };
     send().with_context(|| format!("send the terminal to the console socket {}", socket.display()))
-}
-
-fn connect(path: &Path) -> io::Result<UnixStream> {
-    if path.as_os_str().len() < SOCKET_PATH {
-        UnixStream::connect(path)
-    } else {
-        connect_through_directory(path)
-    }
-}
-
-fn connect_through_directory(path: &Path) -> io::Result<UnixStream> {
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(Errno::ENAMETOOLONG.into());
-    };
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let directory = open_path(directory, flags, Mode::empty())?;
-    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
-    UnixStream::connect(short)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What the tests share: a place of their own, bundles, layers, and looking for what was left.
 
 pub(crate) mod bundle;
+pub(crate) mod descriptor;
 pub(crate) mod layers;
 pub(crate) mod leftovers;
 pub(crate) mod outcome;

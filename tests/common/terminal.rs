@@ -1,17 +1,16 @@
 //! Terminals: one of our own to run a command in, and one received over a console socket.
 
 use std::fs::File;
-use std::io::{IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 
 use nix::pty::{Winsize, openpty};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
-use super::{eventually, sys};
+use super::{descriptor, eventually};
 
 /// The master's side of a terminal, with all that it has shown.
 pub(crate) struct Screen {
@@ -97,20 +96,6 @@ impl ConsoleSocket {
     /// The terminal that was sent.
     pub(crate) fn receive(&self) -> Screen {
         let (stream, _address) = self.0.accept().unwrap();
-        Screen::new(receive_descriptor(&stream))
+        Screen::new(descriptor::receive(&stream).1)
     }
-}
-
-fn receive_descriptor(stream: &UnixStream) -> OwnedFd {
-    let mut name = [0; 4096];
-    let mut parts = [IoSliceMut::new(&mut name)];
-    let mut space = nix::cmsg_space!([i32; 1]);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message =
-        recvmsg::<()>(stream.as_fd().as_raw_fd(), &mut parts, Some(&mut space), flags).unwrap();
-    let mut descriptors = message.cmsgs().unwrap().filter_map(|control| match control {
-        ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
-        _ => None,
-    });
-    sys::own(descriptors.next().expect("the message carries a descriptor"))
 }

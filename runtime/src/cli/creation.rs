@@ -24,6 +24,9 @@ pub(super) struct Creation {
     /// Socket that takes the master side of the container's terminal
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
+    /// Socket that takes a pidfd of the container's first process
+    #[arg(long, value_name = "SOCKET")]
+    pidfd_socket: Option<PathBuf>,
     /// File that takes the number of the container's first process
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
@@ -67,6 +70,7 @@ impl Creation {
             bundle: self.bundle.clone(),
             config: self.config.clone(),
             console_socket: self.console_socket.clone(),
+            pidfd_socket: self.pidfd_socket.clone(),
             pid_file: self.pid_file.clone(),
             preserve_fds: self.preserve_fds,
             activation_fds: activation_fds(),

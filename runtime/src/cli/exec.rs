@@ -44,12 +44,24 @@ pub(super) struct Exec {
     /// Keep exec of other programs from giving more privileges
     #[arg(long)]
     no_new_privs: bool,
+    /// AppArmor profile of the program
+    #[arg(long, value_name = "PROFILE")]
+    apparmor: Option<String>,
+    /// SELinux label of the program
+    #[arg(long, value_name = "LABEL")]
+    process_label: Option<String>,
+    /// Enter a paused container too; the program runs when that is resumed
+    #[arg(long)]
+    ignore_paused: bool,
     /// End as soon as the program runs
     #[arg(short, long)]
     detach: bool,
     /// File that takes the number of the process
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
+    /// Socket that takes a pidfd of the program
+    #[arg(long, value_name = "SOCKET")]
+    pidfd_socket: Option<PathBuf>,
     /// Socket that takes the master side of the terminal
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
@@ -89,6 +101,10 @@ impl Exec {
             capabilities: self.cap.clone(),
             terminal: self.tty,
             no_new_privileges: self.no_new_privs,
+            apparmor: self.apparmor.clone(),
+            selinux: self.process_label.clone(),
+            ignore_paused: self.ignore_paused,
+            pidfd_socket: self.pidfd_socket.clone(),
             console_socket: self.console_socket.clone(),
             pid_file: self.pid_file.clone(),
             preserve_fds: self.preserve_fds,

@@ -1,13 +1,13 @@
 use std::fs::{self, File};
-use std::io::{IoSliceMut, Read as _, Write as _, pipe};
-use std::os::fd::AsFd as _;
+use std::io::{self, IoSliceMut, Read as _, Write as _, pipe};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::socket::{ControlMessageOwned, recvmsg};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::{Pid, getegid, geteuid, isatty, tcgetpgrp};
 
 use super::relay::{RawTerminal, Relay, keep_line_ends};

@@ -1,7 +1,7 @@
 //! Create: from a bundle to a container that waits for its start.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
@@ -16,14 +16,17 @@ use crate::confine::seccomp;
 use crate::console;
 use crate::container::delete::poststop;
 use crate::container::{Cgroups, ContainerId, Runtime};
+use crate::handover;
 use crate::hooks::Streams;
 use crate::host;
 use crate::plan::{self, Given, Plan, overlay};
+use crate::process::listener::Listener;
 use crate::process::parent::{self, Made, Order, write_pid_file};
 use crate::process::{Site, StateOfHooks, keyring};
 use crate::rootfs::cgroup::CgroupView;
 use crate::store::containers::{Entry, ProcessIdentity, Record};
 use crate::store::layers::KeptLayer;
+use crate::sys::process::Child;
 use crate::userns::subid;
 
 /// The first descriptor after the standard three.
@@ -40,6 +43,8 @@ pub struct Request {
     pub config: Option<PathBuf>,
     /// Where to send the terminal's master side.
     pub console_socket: Option<PathBuf>,
+    /// Where to send a pidfd of the first process.
+    pub pidfd_socket: Option<PathBuf>,
     /// Where to write the number of the first process.
     pub pid_file: Option<PathBuf>,
     /// How many descriptors after the standard three the program gets.
@@ -67,6 +72,8 @@ pub struct Created {
     pub made: Made,
     /// What hooks are told of it.
     pub state: StateOfHooks,
+    /// The agent that answers for system calls of its program.
+    pub listener: Option<Listener>,
     /// The hooks of its configuration.
     pub hooks: rrun_spec::oci::Hooks,
 }
@@ -211,12 +218,15 @@ impl Runtime {
         made.until_ready(&order)?;
         let (draft, record) = drafted?;
         hand_on_console(&mut made, request)?;
+        hand_on_pidfd(request.pidfd_socket.as_deref(), &made.init)?;
         draft.publish()?;
         if let Some(path) = &request.pid_file {
             write_pid_file(path, made.init.pid)?;
             attempt.pid_file = Some(path.clone());
         }
-        Ok(Created { entry: attempt.succeed()?, record, made, state, hooks: plan.hooks })
+        let listener = Listener::of(&bundle.spec);
+        let entry = attempt.succeed()?;
+        Ok(Created { entry, record, made, state, listener, hooks: plan.hooks })
     }
 
     /// Makes the container's cgroups and sets their limits.
@@ -392,6 +402,17 @@ fn state_of_hooks(bundle: &Bundle, id: &ContainerId) -> StateOfHooks {
         bundle: bundle.dir.clone(),
         annotations: bundle.spec.annotations().clone().unwrap_or_default(),
     }
+}
+
+/// Sends a pidfd of `child` to the engine that listens at `socket`, if one does.
+///
+/// # Errors
+///
+/// If nobody listens there.
+pub fn hand_on_pidfd(socket: Option<&Path>, child: &Child) -> anyhow::Result<()> {
+    let Some(socket) = socket else { return Ok(()) };
+    handover::send(socket, b"pidfd", child.pidfd.as_fd())
+        .with_context(|| format!("send a pidfd to the socket {}", socket.display()))
 }
 
 fn hand_on_console(made: &mut Made, request: &Request) -> anyhow::Result<()> {

@@ -9,11 +9,13 @@ use rrun_spec::oci::{Capability, LinuxCapabilities, Process, Spec};
 
 use crate::confine::capabilities::Available;
 use crate::console;
+use crate::container::create::hand_on_pidfd;
 use crate::container::{Action, ContainerId, Runtime, Status};
 use crate::namespaces::Namespaces;
 use crate::plan::identity::{Means, Program, keeps_groups, no_capabilities};
 use crate::process::guest::{self, Made, Order};
 use crate::process::keyring;
+use crate::process::listener::Listener;
 use crate::process::parent::write_pid_file;
 use crate::store::containers::Record;
 
@@ -41,8 +43,16 @@ pub struct Request {
     pub terminal: bool,
     /// `--no-new-privs`
     pub no_new_privileges: bool,
+    /// `--apparmor`
+    pub apparmor: Option<String>,
+    /// `--process-label`
+    pub selinux: Option<String>,
+    /// `--ignore-paused`
+    pub ignore_paused: bool,
     /// Where to send the terminal's master side.
     pub console_socket: Option<PathBuf>,
+    /// Where to send a pidfd of the process.
+    pub pidfd_socket: Option<PathBuf>,
     /// Where to write the number of the process.
     pub pid_file: Option<PathBuf>,
     /// How many descriptors after the standard three the program gets.
@@ -59,17 +69,12 @@ impl Runtime {
     /// If the container does not run, or the program cannot, in runc's words.
     pub fn exec(&self, id: &ContainerId, request: &Request) -> anyhow::Result<Made> {
         let record = self.containers.read(id)?;
-        let status = self.status(&record);
-        if !status.accepts(Action::Exec) {
-            match status {
-                Status::Paused => bail!("cannot exec in a paused container"),
-                _ => bail!("cannot exec in a stopped container: container not running"),
-            }
-        }
+        check_status(self.status(&record), request)?;
         let spec = self.containers.config(id)?;
         let process = process(&spec, request)?;
         let mut program = program(&spec, &process, &record, request)?;
         program.seccomp = self.filter(&spec)?;
+        let listener = Listener::of(&spec);
         let init = self.pidfd(&record).context("container not running")?;
         let order = Order {
             program: &program,
@@ -78,22 +83,50 @@ impl Runtime {
             cgroup: record.cgroup.as_ref(),
             keyring: record.own_keyring.then(|| keyring::name(id)).transpose()?,
             first_closed: FIRST + request.preserve_fds,
-            at_once: request.pid_file.is_none() && !program.terminal,
+            asks_agent: listener.is_some(),
+            at_once: request.pid_file.is_none()
+                && request.pidfd_socket.is_none()
+                && !program.terminal,
         };
         let mut made = guest::make(&order)?;
-        if let Some(socket) = &request.console_socket {
-            let master = made.console.take().context("the process sent no terminal")?;
-            console::send_master(socket, &master)?;
-        }
-        if let Some(path) = &request.pid_file {
-            write_pid_file(path, made.child.pid)?;
-        }
-        if let Some(master) = &made.console {
-            console::suit_caller(master)?;
-        }
-        made.start(&order)?;
+        hand_on(&mut made, request)?;
+        made.start(&order, &mut |asked| match &listener {
+            Some(listener) => {
+                let state = self.state_of_hooks(&record)?;
+                listener.tell(asked, &state, Status::Running, record.init.pid())
+            }
+            None => Ok(()),
+        })?;
         Ok(made)
     }
+}
+
+fn check_status(status: Status, request: &Request) -> anyhow::Result<()> {
+    match status {
+        status if status.accepts(Action::Exec) => Ok(()),
+        Status::Paused if request.ignore_paused => Ok(()),
+        Status::Paused => bail!(
+            "cannot exec in a paused container (use --ignore-paused to override): it would wait for \
+             `rrun resume`"
+        ),
+        _ => bail!("cannot exec in a stopped container: container not running"),
+    }
+}
+
+/// Gives the caller what it wants of the process: its terminal, its pidfd, its number.
+fn hand_on(made: &mut Made, request: &Request) -> anyhow::Result<()> {
+    if let Some(socket) = &request.console_socket {
+        let master = made.console.take().context("the process sent no terminal")?;
+        console::send_master(socket, &master)?;
+    }
+    hand_on_pidfd(request.pidfd_socket.as_deref(), &made.child)?;
+    if let Some(path) = &request.pid_file {
+        write_pid_file(path, made.child.pid)?;
+    }
+    if let Some(master) = &made.console {
+        console::suit_caller(master)?;
+    }
+    Ok(())
 }
 
 /// The namespaces of the container that are not ours.
@@ -170,6 +203,12 @@ fn changed(mut process: Process, request: &Request) -> Process {
         user.set_additional_gids(Some(groups));
     }
     process.set_user(user);
+    if let Some(profile) = &request.apparmor {
+        process.set_apparmor_profile(Some(profile.clone()));
+    }
+    if let Some(label) = &request.selinux {
+        process.set_selinux_label(Some(label.clone()));
+    }
     if request.no_new_privileges {
         process.set_no_new_privileges(Some(true));
     }

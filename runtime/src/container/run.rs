@@ -4,7 +4,7 @@ use nix::sys::prctl;
 
 use crate::console::{self, Foreground};
 use crate::container::create::{Created, Request};
-use crate::container::{ContainerId, Runtime, exec};
+use crate::container::{ContainerId, Runtime, Status, exec};
 use crate::store::containers::Record;
 
 /// What `run` does besides creating and starting.
@@ -48,7 +48,12 @@ impl Runtime {
         if let Some(master) = &created.made.console {
             console::suit_caller(master)?;
         }
-        let started = created.made.start();
+        let Created { made, listener, state, .. } = &mut created;
+        let init = made.init.pid;
+        let started = made.start(&mut |asked| match listener {
+            Some(listener) => listener.tell(asked, state, Status::Creating, init),
+            None => Ok(()),
+        });
         let started = started.and_then(|()| self.poststart(&created.record, &created.hooks));
         if let Err(error) = started {
             let Created { entry, record, made, .. } = created;

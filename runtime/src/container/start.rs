@@ -1,6 +1,7 @@
 //! Start: the program of a created container runs.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, bail};
 use rrun_spec::oci::Hooks;
@@ -8,8 +9,10 @@ use rrun_spec::oci::Hooks;
 use crate::container::{Action, ContainerId, Runtime, Status};
 use crate::hooks::{HookFailed, Occasion, Streams};
 use crate::process::StateOfHooks;
+use crate::process::listener::{Asked, Listener};
 use crate::process::parent::release;
 use crate::store::containers::{Entry, Record, START_SOCKET};
+use crate::sys::process::pidfd_signal;
 
 impl Runtime {
     /// Starts `id`.
@@ -33,8 +36,12 @@ impl Runtime {
             true => self.containers.config(id)?.hooks().clone().unwrap_or_default(),
             false => Hooks::default(),
         };
-        let released = release(&entry);
+        let released = release(&entry, &mut |fd| self.tell_agent(&record, fd));
         forget_socket(&entry)?;
+        if released.is_err() {
+            // What could not become its program has ended, or waits for an agent that is not there.
+            self.kill_init(&record);
+        }
         match released.and_then(|()| self.poststart(&record, &hooks)) {
             Err(failure) if failure.is::<HookFailed>() => {
                 self.end(&record)?;
@@ -42,6 +49,22 @@ impl Runtime {
                 Err(failure)
             }
             result => result,
+        }
+    }
+
+    /// Tells the agent of the container's seccomp profile where it gets the first process's calls.
+    fn tell_agent(&self, record: &Record, fd: i32) -> anyhow::Result<()> {
+        let Some(listener) = Listener::of(&self.containers.config(&record.id)?) else {
+            return Ok(());
+        };
+        let pidfd = self.pidfd(record).context("the container's first process has ended")?;
+        let asked = Asked { pid: record.init.pid(), pidfd: pidfd.as_fd(), fd };
+        listener.tell(asked, &self.state_of_hooks(record)?, Status::Created, record.init.pid())
+    }
+
+    fn kill_init(&self, record: &Record) {
+        if let Some(pidfd) = self.pidfd(record) {
+            let _ended_already = pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
         }
     }
 

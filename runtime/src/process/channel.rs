@@ -67,6 +67,30 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
         self.send(message).or_else(|error| if error.is::<Gone>() { Ok(()) } else { Err(error) })
     }
 
+    /// Sends one message by `write(2)`, the one call that every filter of system calls has to allow.
+    ///
+    /// # Errors
+    ///
+    /// Those of `write(2)`.
+    pub fn write(&self, message: &Out) -> anyhow::Result<()> {
+        let text = serde_json::to_vec(message)?;
+        nix::unistd::write(&self.socket, &text).map(drop).context("write a message")
+    }
+
+    /// Waits for one message by `read(2)`, which an agent can answer for.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] if none will come.
+    pub fn read(&self) -> anyhow::Result<In> {
+        let mut text = [0; 256];
+        let length = nix::unistd::read(&self.socket, &mut text).context("read a message")?;
+        match text.get(..length) {
+            None | Some([]) => bail!(Gone),
+            Some(text) => Ok(serde_json::from_slice(text).context("understand a message")?),
+        }
+    }
+
     /// Sends one message with a descriptor, of which the receiver gets a copy.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io::Read as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ use crate::confine::capabilities::Sets;
 use crate::confine::labels::Opened;
 use crate::confine::rlimits;
 use crate::plan::identity::Program;
+use crate::process::channel::Channel;
+use crate::process::protocol::{ToInit, ToParent};
 use crate::sys::process::close_on_exec_from;
 
 /// Where a program is looked for if its environment has no `PATH` (POSIX `_CS_PATH`, and `sbin`).
@@ -80,13 +83,17 @@ impl Ready<'_> {
         &self.environment
     }
 
-    /// Becomes the program. Descriptors from `first_closed` upwards are closed by it; signals are as
-    /// they were reset when this process began.
+    /// Becomes the program, with `starter` on the other side. Descriptors from `first_closed` upwards are
+    /// closed by it; signals are as they were reset when this process began.
     ///
     /// Returns only if that fails.
     #[must_use]
-    pub fn become_program(&self, first_closed: u32) -> anyhow::Error {
-        match self.last_steps(first_closed) {
+    pub fn become_program(
+        &self,
+        first_closed: u32,
+        starter: &Channel<ToParent, ToInit>,
+    ) -> anyhow::Error {
+        match self.last_steps(first_closed, starter) {
             Ok(()) => {}
             Err(error) => return error,
         }
@@ -95,14 +102,30 @@ impl Ready<'_> {
         anyhow!("exec {:?}: {reason}", self.executable.to_string_lossy())
     }
 
-    fn last_steps(&self, first_closed: u32) -> anyhow::Result<()> {
+    fn last_steps(
+        &self,
+        first_closed: u32,
+        starter: &Channel<ToParent, ToInit>,
+    ) -> anyhow::Result<()> {
         close_on_exec_from(first_closed).context("close the descriptors")?;
         self.labels.apply()?;
         if let Some(filter) = &self.program.seccomp {
-            filter.install()?;
+            if let Some(listener) = filter.install()? {
+                hand_over(&listener, starter)?;
+            }
             self.capabilities.apply()?;
         }
         Ok(())
+    }
+}
+
+/// Lets the command that starts us pass `listener` on to the agent that answers for system calls: ours
+/// too, from now on.
+fn hand_over(listener: &OwnedFd, starter: &Channel<ToParent, ToInit>) -> anyhow::Result<()> {
+    starter.write(&ToParent::SeccompListener { fd: listener.as_raw_fd() })?;
+    match starter.read()? {
+        ToInit::ListenerSent => Ok(()),
+        other => bail!("expected ListenerSent, not {other:?}"),
     }
 }
 

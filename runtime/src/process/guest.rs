@@ -22,7 +22,8 @@ use crate::process::channel::{Channel, Gone, pair};
 use crate::process::enter;
 use crate::process::init::{become_root, expect, set_oom_score};
 use crate::process::keyring;
-use crate::process::parent::usher;
+use crate::process::listener::Asked;
+use crate::process::parent::{await_exec, usher};
 use crate::process::protocol::{ToInit, ToParent, chain};
 use crate::procfs::Procfs;
 use crate::sys::process::{
@@ -47,6 +48,8 @@ pub struct Order<'a> {
     /// Whether there is nothing to be done between making the process and letting it run: it need not
     /// wait for us then.
     pub at_once: bool,
+    /// Whether an agent answers for some of its system calls.
+    pub asks_agent: bool,
 }
 
 /// A process that waits for its last word. Dropping it kills it.
@@ -98,7 +101,7 @@ impl Made {
                     return Err(anyhow!(chain));
                 }
                 Ok((ToParent::Warning { text }, _)) => log::warn!("{text}"),
-                Ok((ToParent::RunHooks, _)) => bail!("exec has no hooks"),
+                Ok((other, _)) => bail!("not expected: {other:?}"),
             }
         }
     }
@@ -108,19 +111,18 @@ impl Made {
     /// # Errors
     ///
     /// What it says if it cannot.
-    pub fn start(&mut self, order: &Order<'_>) -> anyhow::Result<()> {
+    pub fn start(
+        &mut self,
+        order: &Order<'_>,
+        tell: &mut dyn FnMut(Asked<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         if !order.at_once {
             self.channel.send(&ToInit::Start)?;
         }
-        match self.channel.receive() {
-            Err(error) if error.is::<Gone>() => {
-                self.keep = true;
-                Ok(())
-            }
-            Err(error) => Err(error),
-            Ok(ToParent::Failed { chain }) => Err(anyhow!(chain)),
-            Ok(other) => Err(anyhow!("not expected any more: {other:?}")),
-        }
+        let (pid, pidfd) = (self.child.pid, self.child.pidfd.as_fd());
+        await_exec(&self.channel, &mut |fd| tell(Asked { pid, pidfd, fd }))?;
+        self.keep = true;
+        Ok(())
     }
 }
 
@@ -191,7 +193,12 @@ fn set_up(
     if !order.at_once {
         expect(parent, &ToInit::Start)?;
     }
-    Err(ready.become_program(order.first_closed))
+    if order.asks_agent {
+        // Whoever starts us takes a descriptor out of this process, which has nothing any more that the
+        // program will not have too.
+        prctl::set_dumpable(true).context("become dumpable")?;
+    }
+    Err(ready.become_program(order.first_closed, parent))
 }
 
 fn terminal(order: &Order<'_>, parent: &Channel<ToParent, ToInit>) -> anyhow::Result<()> {

@@ -263,18 +263,18 @@ fn wait_and_become(
     // must be able to enter its namespaces before it is started.
     prctl::set_dumpable(true).context("become dumpable")?;
     parent.send(&ToParent::Ready)?;
-    let become_program = || -> anyhow::Error {
+    let become_program = |starter: &Channel<ToParent, ToInit>| -> anyhow::Error {
         match start_hooks(plan, site, ready.environment()) {
-            Ok(()) => ready.become_program(site.first_closed),
+            Ok(()) => ready.become_program(site.first_closed, starter),
             Err(error) => HookFailed(format!("{error:#}")).into(),
         }
     };
     match parent.receive()? {
-        ToInit::Start => Err(become_program()),
+        ToInit::Start => Err(become_program(parent)),
         ToInit::Await => {
             let listener = listener.context("there is no socket to wait on")?;
             let starter = await_start(listener.as_fd())?;
-            starter.send(&failure(&become_program()))?;
+            starter.send(&failure(&become_program(&starter)))?;
             bail!(Gone)
         }
         other => Err(anyhow!("expected Start or Await, not {other:?}")),

@@ -20,6 +20,7 @@ pub mod enter;
 pub mod guest;
 pub mod init;
 pub mod keyring;
+pub mod listener;
 pub mod parent;
 pub mod protocol;
 pub mod server;

@@ -22,6 +22,7 @@ use crate::namespaces::{self, Opened};
 use crate::plan::Plan;
 use crate::process::channel::{Channel, Gone, pair};
 use crate::process::init::{self, Ends};
+use crate::process::listener::Asked;
 use crate::process::protocol::{FromServer, ToInit, ToParent, ToServer, chain};
 use crate::process::{Site, server};
 use crate::rootfs::sources;
@@ -104,23 +105,34 @@ fn start_address(entry: &Entry) -> nix::Result<UnixAddr> {
     UnixAddr::new(format!("/proc/self/fd/{directory}/{START_SOCKET}").as_str())
 }
 
-/// Lets the program of a created container run.
+/// Lets the program of a created container run; `tell` is for [`await_exec`].
 ///
 /// # Errors
 ///
 /// What init says, in runc's words for a program that cannot be executed.
-pub fn release(entry: &Entry) -> anyhow::Result<()> {
+pub fn release(
+    entry: &Entry,
+    tell: &mut dyn FnMut(i32) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
     connect(socket.as_raw_fd(), &start_address(entry)?)
         .context("reach the container's first process")?;
     let channel: Channel<ToInit, ToParent> = Channel::over(socket);
     channel.send(&ToInit::Start)?;
-    await_exec(&channel)
+    await_exec(&channel, tell)
 }
 
 /// Waits until the other side has become its program, which closes the channel.
-fn await_exec(channel: &Channel<ToInit, ToParent>) -> anyhow::Result<()> {
+///
+/// # Errors
+///
+/// What it says if it cannot, or what `tell` says, which gets the number that the descriptor for the
+/// agent of a seccomp profile has there.
+pub fn await_exec(
+    channel: &Channel<ToInit, ToParent>,
+    tell: &mut dyn FnMut(i32) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     loop {
         match channel.receive() {
             Err(error) if error.is::<Gone>() => return Ok(()),
@@ -128,6 +140,10 @@ fn await_exec(channel: &Channel<ToInit, ToParent>) -> anyhow::Result<()> {
             Ok(ToParent::Failed { chain }) => return Err(anyhow!(chain)),
             Ok(ToParent::HookFailed { chain }) => return Err(HookFailed(chain).into()),
             Ok(ToParent::Warning { text }) => log::warn!("{text}"),
+            Ok(ToParent::SeccompListener { fd }) => {
+                tell(fd)?;
+                channel.send(&ToInit::ListenerSent)?;
+            }
             Ok(other) => log::debug!("not expected any more: {other:?}"),
         }
     }
@@ -250,6 +266,9 @@ impl Made {
                 }
                 Ok((ToParent::Warning { text }, _)) => log::warn!("{text}"),
                 Ok((ToParent::Console, master)) => self.console = master,
+                Ok((other @ ToParent::SeccompListener { .. }, _)) => {
+                    return Err(anyhow!("not expected yet: {other:?}"));
+                }
                 Ok((ToParent::RunHooks, _)) => {
                     run_hooks(order, self.init.pid)?;
                     self.channel.send(&ToInit::HooksDone)?;
@@ -287,9 +306,13 @@ impl Made {
     /// # Errors
     ///
     /// What init says if it cannot become its program.
-    pub fn start(&mut self) -> anyhow::Result<()> {
+    pub fn start(
+        &mut self,
+        tell: &mut dyn FnMut(Asked<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         self.channel.send(&ToInit::Start)?;
-        await_exec(&self.channel)?;
+        let (pid, pidfd) = (self.init.pid, self.init.pidfd.as_fd());
+        await_exec(&self.channel, &mut |fd| tell(Asked { pid, pidfd, fd }))?;
         self.keep = true;
         Ok(())
     }

@@ -12,8 +12,10 @@
 //! (closed by exec)               the program runs
 //! Failed { chain }     ----->    undoes everything, prints the chain; ends the conversation
 //!
-//! init                           start
+//! init                           start, run or exec
 //!                      <-----    Start
+//! SeccompListener { .. } --->    passes the descriptor on to the agent   (only if there is one)
+//!                      <-----    ListenerSent
 //! (closed by exec)               the program runs
 //! Failed { chain }     ----->    prints the chain
 //!
@@ -49,6 +51,11 @@ pub enum ToParent {
         /// One sentence.
         text: String,
     },
+    /// The filter of system calls is in force; an agent is to get the descriptor with this number.
+    SeccompListener {
+        /// Its number in the process.
+        fd: i32,
+    },
     /// All is done but the last step.
     Ready,
     /// Nothing came of it.
@@ -70,6 +77,8 @@ pub enum ToInit {
     Go,
     /// The hooks have run.
     HooksDone,
+    /// The agent has the descriptor.
+    ListenerSent,
     /// Become the program.
     Start,
     /// Wait on the socket for somebody who says [`ToInit::Start`].

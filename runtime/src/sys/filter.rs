@@ -134,20 +134,27 @@ pub fn has_file_capabilities(path: &Path) -> bool {
 
 /// Puts a seccomp filter on the calling thread, for ever.
 ///
-/// `flags` are those of `SECCOMP_SET_MODE_FILTER`.
+/// `flags` are those of `SECCOMP_SET_MODE_FILTER`; with `SECCOMP_FILTER_FLAG_NEW_LISTENER` the
+/// descriptor on which an agent answers for calls is returned.
 ///
 /// # Errors
 ///
 /// `EACCES` without `no_new_privs` or `CAP_SYS_ADMIN`, `EINVAL` for a filter that the kernel does not
 /// take, an unknown flag, or a kernel without filters; `ENOMEM` for too many instructions.
-pub fn install_seccomp(filters: &[libc::sock_filter], flags: u64) -> Result<()> {
+pub fn install_seccomp(filters: &[libc::sock_filter], flags: u64) -> Result<Option<OwnedFd>> {
     let len = u16::try_from(filters.len()).map_err(|_too_long| Errno::EINVAL)?;
     let program = libc::sock_fprog { len, filter: filters.as_ptr().cast_mut() };
     let mode = libc::SECCOMP_SET_MODE_FILTER;
     // SAFETY: `program` describes a slice that outlives the call; the kernel copies it and does not
     // write through `filter`.
     let done = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program) };
-    Errno::result(done).map(drop)
+    let done = Errno::result(done)?;
+    if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 {
+        return Ok(None);
+    }
+    let fd = i32::try_from(done).map_err(|_no_descriptor| Errno::EBADF)?;
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 /// One instruction of eBPF.

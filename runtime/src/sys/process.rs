@@ -107,6 +107,20 @@ pub fn pidfd_open(pid: Pid) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A copy of the descriptor that has the number `fd` in the process behind `pidfd`
+/// (`pidfd_getfd(2)`, Linux 5.6).
+///
+/// # Errors
+///
+/// `EBADF` if it has none, `EPERM` if the caller may not trace it, `ESRCH` if it has ended.
+pub fn take_descriptor(pidfd: BorrowedFd<'_>, fd: RawFd) -> Result<OwnedFd> {
+    // SAFETY: only numbers are passed.
+    let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) };
+    let copy = i32::try_from(Errno::result(copy)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the system call succeeded, so `copy` is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
 /// Sends signal number `signal` to the process behind `pidfd`; 0 only asks whether it is there.
 ///
 /// # Errors

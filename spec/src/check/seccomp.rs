@@ -26,11 +26,40 @@ pub(super) fn check(seccomp: &oci::LinuxSeccomp, problems: &mut Problems) {
     for (index, rule) in seccomp.syscalls().iter().flatten().enumerate() {
         check_rule(rule, &format!("{AT}/syscalls/{index}"), problems);
     }
+    check_agent(seccomp, problems);
     let listener = seccomp.listener_path().as_ref().filter(|path| !path.as_os_str().is_empty());
     if let Some(path) = listener {
         problems.add_some(&format!("{AT}/listenerPath"), not_absolute(path));
     } else if seccomp.listener_metadata().as_ref().is_some_and(|data| !data.is_empty()) {
         problems.add(format!("{AT}/listenerMetadata"), "is for a listenerPath, which is missing");
+    }
+}
+
+/// What asks an agent needs one, and a way to it: the process that installs the filter says by
+/// `write(2)` that it is there (so does runc's).
+fn check_agent(seccomp: &oci::LinuxSeccomp, problems: &mut Problems) {
+    let has_agent =
+        seccomp.listener_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+    let mut asks = false;
+    for (index, rule) in seccomp.syscalls().iter().flatten().enumerate() {
+        if rule.action() != Action::ScmpActNotify {
+            continue;
+        }
+        asks = true;
+        let at = format!("{AT}/syscalls/{index}");
+        if !has_agent {
+            let sentence = "SCMP_ACT_NOTIFY needs an agent: give /linux/seccomp/listenerPath";
+            problems.add(format!("{at}/action"), sentence);
+        }
+        for (place, _) in rule.names().iter().enumerate().filter(|(_, name)| *name == "write") {
+            let sentence = "SCMP_ACT_NOTIFY cannot be used for the write syscall";
+            problems.add(format!("{at}/names/{place}"), sentence);
+        }
+    }
+    let killable = oci::LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv;
+    let flags = seccomp.flags().iter().flatten().enumerate();
+    for (index, _) in flags.filter(|(_, flag)| !asks && **flag == killable) {
+        problems.add(format!("{AT}/flags/{index}"), format!("{killable} is for SCMP_ACT_NOTIFY"));
     }
 }
 
@@ -99,6 +128,37 @@ mod tests {
                      /linux/seccomp/syscalls/1/names/0: is empty; \
                      /linux/seccomp/syscalls/1/args/0/index: want 0 to 5; \
                      /linux/seccomp/listenerMetadata: is for a listenerPath, which is missing",
+                ),
+            ],
+            checked,
+        );
+    }
+
+    #[test]
+    fn agents() {
+        table(
+            [
+                (
+                    "/linux/seccomp",
+                    json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent",
+                        "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
+                        "syscalls": [{"names": ["open"], "action": "SCMP_ACT_NOTIFY"}]}),
+                    "",
+                ),
+                (
+                    "/linux/seccomp",
+                    json!({"defaultAction": "SCMP_ACT_ALLOW",
+                        "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}),
+                    "/linux/seccomp/flags/0: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV is for \
+                     SCMP_ACT_NOTIFY",
+                ),
+                (
+                    "/linux/seccomp",
+                    json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "",
+                        "syscalls": [{"names": ["read", "write"], "action": "SCMP_ACT_NOTIFY"}]}),
+                    "/linux/seccomp/syscalls/0/action: SCMP_ACT_NOTIFY needs an agent: give \
+                     /linux/seccomp/listenerPath; /linux/seccomp/syscalls/0/names/1: \
+                     SCMP_ACT_NOTIFY cannot be used for the write syscall",
                 ),
                 (
                     "/linux/seccomp",

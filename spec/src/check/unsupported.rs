@@ -20,9 +20,6 @@ pub fn unsupported(spec: &oci::Spec) -> Vec<Problem> {
     }
     if let Some(linux) = spec.linux() {
         refused.linux(linux);
-        if let Some(seccomp) = linux.seccomp() {
-            refused.seccomp(seccomp);
-        }
     }
     refused.field("/vm", spec.vm().is_some());
     refused.0.0
@@ -41,25 +38,6 @@ impl Refused {
         let devices = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
         self.field("/linux/netDevices", devices);
         self.field("/linux/intelRdt", linux.intel_rdt().is_some());
-    }
-
-    fn seccomp(&mut self, seccomp: &oci::LinuxSeccomp) {
-        let listener = seccomp.listener_path().as_ref();
-        let listened = listener.is_some_and(|path| !path.as_os_str().is_empty());
-        self.field("/linux/seccomp/listenerPath", listened);
-        let notify = oci::LinuxSeccompAction::ScmpActNotify;
-        for (index, rule) in seccomp.syscalls().iter().flatten().enumerate() {
-            if rule.action() == notify {
-                let pointer = format!("/linux/seccomp/syscalls/{index}/action");
-                self.0.add(pointer, format!("{notify} is not supported yet"));
-            }
-        }
-        let killable = oci::LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv;
-        let flags = seccomp.flags().iter().flatten().enumerate();
-        for (index, _) in flags.filter(|(_, flag)| **flag == killable) {
-            let sentence = format!("{killable} is for SCMP_ACT_NOTIFY, which is not supported yet");
-            self.0.add(format!("/linux/seccomp/flags/{index}"), sentence);
-        }
     }
 }
 
@@ -109,24 +87,12 @@ mod tests {
     #[test]
     fn single_items_are_refused_where_they_stand() {
         table(
-            [
-                (
-                    "/linux/namespaces",
-                    json!([]),
-                    "/linux/namespaces: a container without a mount namespace is not supported: \
+            [(
+                "/linux/namespaces",
+                json!([]),
+                "/linux/namespaces: a container without a mount namespace is not supported: \
                      add {\"type\": \"mount\"}",
-                ),
-                (
-                    "/linux/seccomp",
-                    json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/s",
-                        "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
-                        "syscalls": [{"names": ["open"], "action": "SCMP_ACT_NOTIFY"}]}),
-                    "/linux/seccomp/listenerPath: is not supported yet: remove it; \
-                     /linux/seccomp/syscalls/0/action: SCMP_ACT_NOTIFY is not supported yet; \
-                     /linux/seccomp/flags/0: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV is for \
-                     SCMP_ACT_NOTIFY, which is not supported yet",
-                ),
-            ],
+            )],
             |spec| Problems::from(unsupported(spec)).to_string(),
         );
     }

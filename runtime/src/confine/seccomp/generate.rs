@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
 
-use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Error, Result, anyhow, ensure};
 use libc::sock_filter;
 use libseccomp::error::{SeccompErrno, SeccompError};
 use libseccomp::{ScmpAction, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
@@ -90,7 +90,7 @@ fn action(action: Action, errno: Option<u32>) -> Result<ScmpAction> {
         }
         Action::ScmpActLog => ScmpAction::Log,
         Action::ScmpActAllow => ScmpAction::Allow,
-        Action::ScmpActNotify => bail!("SCMP_ACT_NOTIFY is not supported yet"),
+        Action::ScmpActNotify => ScmpAction::Notify,
     })
 }
 

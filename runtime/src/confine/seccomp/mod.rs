@@ -13,17 +13,22 @@ mod cache;
 mod generate;
 mod newer;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, ensure};
 use libc::sock_filter;
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompFilterFlag as Flag};
 
+use crate::process::listener::asks;
 use crate::sys::filter;
 
 /// The most instructions that the kernel takes (`BPF_MAXINSNS`).
 const MAX_INSTRUCTIONS: usize = 4096;
+
+/// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV` of `linux/seccomp.h` (Linux 5.19).
+const WAIT_KILLABLE_RECV: u64 = 1 << 5;
 
 /// A compiled profile.
 #[derive(Clone)]
@@ -39,13 +44,14 @@ impl std::fmt::Debug for Program {
 }
 
 impl Program {
-    /// Puts the program on the calling thread, for ever.
+    /// Puts the program on the calling thread, for ever; returns where an agent is to answer for calls,
+    /// if the profile has any for it.
     ///
     /// # Errors
     ///
     /// `EACCES` without `no_new_privs` or `CAP_SYS_ADMIN` in the user namespace, `EINVAL` for a flag
     /// or a kernel that does not have it.
-    pub fn install(&self) -> Result<()> {
+    pub fn install(&self) -> Result<Option<OwnedFd>> {
         filter::install_seccomp(&self.filters, self.flags).map_err(|errno| {
             let cure = match errno {
                 Errno::EACCES => ": it needs noNewPrivileges or CAP_SYS_ADMIN",
@@ -68,8 +74,8 @@ impl Program {
 /// What is not supported or makes no sense, with its JSON pointer. That the program cannot be kept
 /// is none.
 pub fn compile(profile: &LinuxSeccomp, cache: Option<&Path>) -> Result<Program> {
-    refuse_listeners(profile)?;
-    let flags = flags(profile)?;
+    let flags = flags(profile);
+    log::debug!("seccomp filter flags: {flags}");
     let entry = cache.map(|directory| cache::Entry::of(directory, profile)).transpose()?;
     if let Some(filters) = entry.as_ref().and_then(cache::Entry::read) {
         return Ok(Program { filters, flags });
@@ -86,33 +92,29 @@ pub fn compile(profile: &LinuxSeccomp, cache: Option<&Path>) -> Result<Program> 
     Ok(Program { filters, flags })
 }
 
-fn refuse_listeners(profile: &LinuxSeccomp) -> Result<()> {
-    let path = profile.listener_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
-    ensure!(!path, "/linux/seccomp/listenerPath is not supported yet");
-    let metadata = profile.listener_metadata().as_ref().is_some_and(|text| !text.is_empty());
-    ensure!(!metadata, "/linux/seccomp/listenerMetadata is not supported yet");
-    Ok(())
-}
-
 /// The flags of `seccomp(2)`. The library would keep them as attributes for its own installing only:
 /// they are no part of the program that it exports.
-fn flags(profile: &LinuxSeccomp) -> Result<u64> {
-    let Some(names) = profile.flags() else {
+fn flags(profile: &LinuxSeccomp) -> u64 {
+    let bit = |flag: &Flag| match flag {
+        Flag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG,
+        Flag::SeccompFilterFlagTsync => libc::SECCOMP_FILTER_FLAG_TSYNC,
+        Flag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+        Flag::SeccompFilterFlagWaitKillableRecv => WAIT_KILLABLE_RECV,
+    };
+    let mut flags = match profile.flags() {
+        Some(names) => names.iter().fold(0, |flags, flag| flags | bit(flag)),
         // As runc: the mitigation would slow everything down, and the kernel leaves it off by default
         // since 5.16.
-        return Ok(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW);
+        None => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
     };
-    names.iter().enumerate().try_fold(0, |flags, (at, flag)| {
-        let bit = match flag {
-            Flag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG,
-            Flag::SeccompFilterFlagTsync => libc::SECCOMP_FILTER_FLAG_TSYNC,
-            Flag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
-            Flag::SeccompFilterFlagWaitKillableRecv => {
-                bail!("/linux/seccomp/flags/{at}: {flag} makes sense only with SCMP_ACT_NOTIFY")
-            }
-        };
-        Ok(flags | bit)
-    })
+    if asks(profile) {
+        flags |= libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+        if flags & libc::SECCOMP_FILTER_FLAG_TSYNC != 0 {
+            // Both return a number: a thread and a descriptor.
+            flags |= libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH;
+        }
+    }
+    flags
 }
 
 /// Instructions from a file; none if the last one is cut off.

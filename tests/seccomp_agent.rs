@@ -1,0 +1,116 @@
+//! An agent that answers for system calls of a container.
+
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+
+use serde_json::{Value, json};
+
+use crate::common::{Bundle, Sandbox, descriptor, sys};
+
+/// Starts an agent at `path`: `mkdir` fails with `ENOSPC`, all else goes on. What it is told of each
+/// process comes out of what is returned.
+fn agent(path: &Path) -> Receiver<Value> {
+    let listening = UnixListener::bind(path).unwrap();
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        for stream in listening.incoming() {
+            let (text, calls) = descriptor::receive(&stream.unwrap());
+            tell.send(serde_json::from_str(&text).unwrap()).unwrap();
+            std::thread::spawn(move || {
+                let makes = |number| [libc::SYS_mkdir, libc::SYS_mkdirat].contains(&number);
+                let answer = |number| makes(number).then_some(libc::ENOSPC);
+                while sys::answer_call(&calls, answer) {}
+            });
+        }
+    });
+    told
+}
+
+/// A bundle whose calls `names` are asked about at `path`.
+fn asking(sandbox: &Sandbox, path: &Path, names: &[&str], no_new_privileges: bool) -> Bundle {
+    let bundle = sandbox.bundle(&["sh", "-c", "mkdir /new 2>&1"]);
+    bundle.edit(|config| {
+        config["process"]["noNewPrivileges"] = no_new_privileges.into();
+        config["annotations"] = json!({"color": "red"});
+        config["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "listenerPath": path,
+            "listenerMetadata": "opaque",
+            "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
+            "syscalls": [{"names": names, "action": "SCMP_ACT_NOTIFY"}],
+        });
+    });
+    bundle
+}
+
+#[test]
+fn an_agent_answers_for_the_program() {
+    for no_new_privileges in [true, false] {
+        let sandbox = Sandbox::new();
+        let path = sandbox.join("agent");
+        let told = agent(&path);
+        // Some of these the process has to make itself before it is the program.
+        let names = ["mkdir", "mkdirat", "execve", "openat", "open", "read", "close", "fcntl"];
+        let bundle = asking(&sandbox, &path, &names, no_new_privileges);
+        let outcome = sandbox.run(&bundle).exits(1);
+        assert!(outcome.stdout.contains("No space left on device"), "{outcome}");
+        let state = told.recv().unwrap();
+        assert_eq!(state["ociVersion"], "1.0.2");
+        assert_eq!(state["fds"], json!(["seccompFd"]));
+        assert_eq!(state["metadata"], "opaque");
+        assert_eq!(state["state"]["pid"], state["pid"]);
+        assert_eq!(state["state"]["status"], "creating");
+        assert_eq!(state["state"]["bundle"], bundle.as_str());
+        assert_eq!(state["state"]["annotations"]["color"], "red");
+        assert_eq!(sandbox.rrun(&["list", "--quiet"]).ok().stdout, "");
+    }
+}
+
+#[test]
+fn an_agent_answers_after_start_and_for_exec() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.join("agent");
+    let told = agent(&path);
+    let bundle = asking(&sandbox, &path, &["mkdir", "mkdirat"], true);
+    bundle.edit(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    let id = sandbox.id("asking");
+    sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).ok();
+    let init = sandbox.state(&id)["pid"].clone();
+    sandbox.rrun(&["start", &id]).ok();
+    let state = told.recv().unwrap();
+    assert_eq!((&state["pid"], &state["state"]["id"]), (&init, &json!(id)));
+    let outcome = sandbox.rrun(&["exec", &id, "sh", "-c", "mkdir /new 2>&1"]).exits(1);
+    assert!(outcome.stdout.contains("No space left on device"), "{outcome}");
+    let state = told.recv().unwrap();
+    assert_eq!((&state["state"]["pid"], &state["state"]["status"]), (&init, &json!("running")));
+    assert_ne!(state["pid"], init);
+    sandbox.remove(&id);
+}
+
+#[test]
+fn without_its_agent_nothing_runs() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.join("nobody");
+    let bundle = asking(&sandbox, &path, &["mkdir"], true);
+    let complaint = ["/linux/seccomp/listenerPath", "nobody", "No such file"];
+    sandbox.run(&bundle).complains_of(&complaint);
+    assert_eq!(sandbox.rrun(&["list", "--quiet"]).ok().stdout, "");
+    let id = sandbox.id("nobody");
+    sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).ok();
+    sandbox.rrun(&["start", &id]).complains_of(&complaint);
+    sandbox.wait_until_stopped(&id);
+    sandbox.rrun(&["delete", &id]).ok();
+    assert_eq!(sandbox.rrun(&["list", "--quiet"]).ok().stdout, "");
+}
+
+#[test]
+fn a_path_that_nobody_needs_is_ignored() {
+    let sandbox = Sandbox::new();
+    let bundle = asking(&sandbox, Path::new("/nowhere"), &["mkdir"], true);
+    bundle.edit(|config| {
+        config["linux"]["seccomp"]["syscalls"] = json!([]);
+        config["linux"]["seccomp"]["flags"] = json!([]);
+    });
+    sandbox.run(&bundle).ok();
+}
