@@ -216,6 +216,34 @@ fn the_same_file_under_two_names_stays_when_one_replaces_the_other() {
 }
 
 #[test]
+fn memory_is_given_back() {
+    const FILES: usize = 2_500;
+    let resident = || {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<i64>().unwrap()
+    };
+    let (_stage, layers) = stage(1);
+    for number in 0..FILES {
+        layers.file(1, &format!("d{}/file{number}", number % 10), "");
+    }
+    let tree = tree(&layers);
+    let before = resident();
+    let mut known = Vec::with_capacity(2 * FILES);
+    for number in 0..10 {
+        let folder = tree.lookup(Ino::ROOT, name(&format!("d{number}"))).unwrap().ino;
+        known.push(folder);
+        known.extend(list(&tree, folder, Wanted::Metadata).into_iter().map(|(_, ino)| ino));
+    }
+    let full = resident();
+    known.into_iter().for_each(|ino| tree.forget(ino, 1));
+    let after = resident();
+    assert_eq!(tree.nodes(), 1);
+    assert!(full - before > 700, "{before}, {full}");
+    assert!(after - before < (full - before) / 2, "{before}, {full}, {after}");
+}
+
+#[test]
 fn many_threads_may_use_the_tree_at_once() {
     let (_stage, layers) = stage(1);
     for number in 0..50 {

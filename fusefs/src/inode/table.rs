@@ -13,6 +13,7 @@ use super::handles::OpenFile;
 use crate::format::redirect::Redirect;
 use crate::layer::stack::{Merged, Name, Search};
 use crate::layer::{Folder, LayerIndex};
+use crate::sys::memory;
 use crate::upper::UpperFolder;
 
 /// Where the topmost object of a node lies.
@@ -252,6 +253,9 @@ pub(crate) struct Link {
     pub(crate) removed: u32,
 }
 
+/// Room for so many nodes is not worth giving back.
+const KEPT_ROOM: usize = 2048;
+
 /// All nodes.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -345,6 +349,16 @@ impl Table {
             node.lookups = node.lookups.saturating_sub(count);
         }
         self.drop_unused(ino);
+        self.give_back();
+    }
+
+    /// Gives memory back to the kernel when most of the nodes that there have been are gone.
+    fn give_back(&mut self) {
+        let room = self.nodes.capacity();
+        if room > KEPT_ROOM && self.nodes.len() < room / 8 {
+            self.nodes.shrink_to_fit();
+            memory::give_back();
+        }
     }
 
     /// Drops `ino` if nothing refers to it, and then those that only it referred to.

@@ -4,6 +4,7 @@
 pub(crate) mod copy;
 pub(crate) mod dents;
 pub(crate) mod lock;
+pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod schedule;
 pub(crate) mod stat;
