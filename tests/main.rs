@@ -9,6 +9,7 @@ mod common;
 mod attributes;
 mod bad_input;
 mod cgroups;
+mod checkpoint;
 mod cli;
 mod concurrent;
 mod exec;

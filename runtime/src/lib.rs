@@ -9,6 +9,7 @@ pub mod cli;
 pub mod confine;
 pub mod console;
 pub mod container;
+pub mod criu;
 pub mod handover;
 pub mod hooks;
 pub mod host;

@@ -2,17 +2,20 @@
 //!
 //! One file per verb: arguments and calls, no logic.
 
+mod checkpoint;
 mod create;
 mod creation;
 mod delete;
 mod exec;
 mod features;
+mod images;
 mod kill;
 mod list;
 mod mounts;
 mod overlay;
 mod pause;
 mod ps;
+mod restore;
 mod resume;
 mod run;
 mod spec;
@@ -123,6 +126,10 @@ enum Verb {
     Resume(resume::Resume),
     /// Change the limits of a container
     Update(update::Update),
+    /// Save a running container to files
+    Checkpoint(checkpoint::Checkpoint),
+    /// Bring a container back that checkpoint has saved
+    Restore(restore::Restore),
     /// List the containers
     List(list::List),
     /// Show the processes of a container
@@ -156,6 +163,8 @@ impl Command {
             Verb::Pause(verb) => verb.run(global),
             Verb::Resume(verb) => verb.run(global),
             Verb::Update(verb) => verb.run(global),
+            Verb::Checkpoint(verb) => verb.run(global),
+            Verb::Restore(verb) => verb.run(global),
             Verb::List(verb) => verb.run(global),
             Verb::Ps(verb) => verb.run(global),
             Verb::Mounts(verb) => verb.run(global),
@@ -284,6 +293,10 @@ mod tests {
             "rrun update --resources=/f ID",
             "rrun update ID --memory -1 --cpu-quota -1 --pids-limit -1 --memory-swap 1g",
             "rrun run --bundle /b --no-pivot --no-new-keyring --preserve-fds 2 ID",
+            "rrun checkpoint --image-path i --work-path w --leave-running --file-locks ID",
+            "rrun checkpoint --pre-dump --parent-path p --lazy-pages --page-server h:1 ID",
+            "rrun restore --image-path i --bundle b --pid-file p --detach --no-subreaper ID",
+            "rrun restore --empty-ns network --manage-cgroups-mode ignore ID -d",
         ] {
             let parsed = Command::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {}", parsed.err().unwrap());

@@ -104,19 +104,13 @@ impl Runtime {
         plan.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         let entry = self.containers.reserve(&request.id)?;
         self.clear_remains(&entry, &request.id)?;
-        let mut attempt = Attempt {
-            entry: Some(entry),
-            pid_file: None,
-            cgroup: None,
-            new_layer: None,
-            poststop: None,
-        };
+        let mut attempt = Attempt::of(entry);
         attempt.new_layer = self.give_writable_layer(&mut plan, &request.id)?;
         self.make(&bundle, plan, (request, awaits_start), attempt)
     }
 
     /// Decides everything.
-    fn plan(&self, bundle: &Bundle, request: &Request) -> anyhow::Result<Plan> {
+    pub(super) fn plan(&self, bundle: &Bundle, request: &Request) -> anyhow::Result<Plan> {
         let spec = &bundle.spec;
         let annotations = spec.annotations().clone().unwrap_or_default();
         let here = std::env::current_dir().context("look where we are")?;
@@ -230,7 +224,12 @@ impl Runtime {
     }
 
     /// Makes the container's cgroups and sets their limits.
-    fn cgroups(&self, spec: &Spec, plan: &Plan, id: &ContainerId) -> anyhow::Result<CgroupView> {
+    pub(super) fn cgroups(
+        &self,
+        spec: &Spec,
+        plan: &Plan,
+        id: &ContainerId,
+    ) -> anyhow::Result<CgroupView> {
         let hierarchies = hierarchies()?;
         let own_namespace = plan.namespaces.has(CloneFlags::CLONE_NEWCGROUP);
         let wanted = self.cgroup_plan(&hierarchies, spec, id)?;
@@ -292,7 +291,7 @@ impl Runtime {
 }
 
 /// Whether there are hooks for the commands after `create`.
-fn has_late_hooks(hooks: &rrun_spec::oci::Hooks) -> bool {
+pub(super) fn has_late_hooks(hooks: &rrun_spec::oci::Hooks) -> bool {
     [hooks.poststart(), hooks.poststop()]
         .into_iter()
         .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
@@ -309,22 +308,38 @@ pub fn hierarchies() -> anyhow::Result<Hierarchies> {
 }
 
 /// A creation under way. Dropping it removes what was made outside of processes.
-struct Attempt {
+pub(super) struct Attempt {
     entry: Option<Entry>,
-    pid_file: Option<PathBuf>,
-    cgroup: Option<Cgroup>,
+    /// Where the first process's number was written.
+    pub(super) pid_file: Option<PathBuf>,
+    /// Its cgroups.
+    pub(super) cgroup: Option<Cgroup>,
     new_layer: Option<KeptLayer>,
     /// What is to be run in the end, once the container's processes have been there.
     poststop: Option<(Vec<Hook>, StateOfHooks)>,
 }
 
 impl Attempt {
-    fn entry(&self) -> anyhow::Result<&Entry> {
+    /// The creation of the container of `entry`.
+    pub(super) fn of(entry: Entry) -> Self {
+        Self { entry: Some(entry), pid_file: None, cgroup: None, new_layer: None, poststop: None }
+    }
+
+    /// The container's directory.
+    ///
+    /// # Errors
+    ///
+    /// Never before it has succeeded.
+    pub(super) fn entry(&self) -> anyhow::Result<&Entry> {
         self.entry.as_ref().context("the container's directory")
     }
 
     /// Keeps everything.
-    fn succeed(mut self) -> anyhow::Result<Entry> {
+    ///
+    /// # Errors
+    ///
+    /// Never.
+    pub(super) fn succeed(mut self) -> anyhow::Result<Entry> {
         self.pid_file = None;
         self.cgroup = None;
         self.new_layer = None;
@@ -352,7 +367,7 @@ impl Drop for Attempt {
     }
 }
 
-fn load(request: &Request) -> anyhow::Result<Bundle> {
+pub(super) fn load(request: &Request) -> anyhow::Result<Bundle> {
     let bundle = match &request.config {
         None => rrun_spec::load_bundle(&request.bundle)?,
         Some(config) => rrun_spec::load_bundle_with(&request.bundle, config)?,
@@ -363,7 +378,7 @@ fn load(request: &Request) -> anyhow::Result<Bundle> {
     Ok(bundle)
 }
 
-fn check_console(plan: &Plan, request: &Request) -> anyhow::Result<()> {
+pub(super) fn check_console(plan: &Plan, request: &Request) -> anyhow::Result<()> {
     match (plan.program.terminal, &request.console_socket) {
         (true, None) if request.detached => bail!(
             "cannot allocate tty if rrun will detach without setting console socket: \
@@ -395,7 +410,7 @@ fn undo_cgroup(cgroup: Option<&Cgroup>) {
     }
 }
 
-fn state_of_hooks(bundle: &Bundle, id: &ContainerId) -> StateOfHooks {
+pub(super) fn state_of_hooks(bundle: &Bundle, id: &ContainerId) -> StateOfHooks {
     StateOfHooks {
         version: bundle.spec.version().clone(),
         id: id.clone(),

@@ -3,6 +3,7 @@
 //! Each operation of the specification is a file. All work on the container's entry in the store,
 //! locked while it changes.
 
+pub mod checkpoint;
 pub mod create;
 pub mod delete;
 pub mod exec;
@@ -11,6 +12,7 @@ pub mod kill;
 pub mod mounts;
 pub mod pause;
 pub mod processes;
+pub mod restore;
 pub mod run;
 pub mod start;
 pub mod state;

@@ -66,7 +66,7 @@ impl Runtime {
     }
 
     /// Deletes what has stopped, unless somebody else did so meanwhile.
-    fn delete_after_run(&self, record: &Record) -> anyhow::Result<()> {
+    pub(super) fn delete_after_run(&self, record: &Record) -> anyhow::Result<()> {
         let Ok(entry) = self.containers.lock(&record.id) else { return Ok(()) };
         match entry.read()? {
             Some(now) if now.init == record.init => {

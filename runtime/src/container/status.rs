@@ -42,6 +42,8 @@ pub enum Action {
     Pause,
     /// Let them go on.
     Resume,
+    /// Save its processes to files.
+    Checkpoint,
     /// Forget the container.
     Delete,
 }
@@ -56,6 +58,7 @@ impl Status {
             Action::Start => self == Self::Created,
             Action::Exec => matches!(self, Self::Created | Self::Running),
             Action::Kill => matches!(self, Self::Created | Self::Running | Self::Paused),
+            Action::Checkpoint => matches!(self, Self::Running | Self::Paused),
             Action::Pause => self == Self::Running,
             Action::Resume => self == Self::Paused,
             Action::Delete => self == Self::Stopped,
@@ -81,15 +84,15 @@ mod tests {
 
     #[test]
     fn the_lifecycle_of_the_specification() {
-        use Action::{Delete, Exec, Kill, Pause, Resume, Start};
+        use Action::{Checkpoint, Delete, Exec, Kill, Pause, Resume, Start};
         for (status, allowed) in [
             (Status::Creating, &[][..]),
             (Status::Created, &[Start, Exec, Kill]),
-            (Status::Running, &[Exec, Kill, Pause]),
-            (Status::Paused, &[Kill, Resume]),
+            (Status::Running, &[Exec, Kill, Pause, Checkpoint]),
+            (Status::Paused, &[Kill, Resume, Checkpoint]),
             (Status::Stopped, &[Delete]),
         ] {
-            for action in [Start, Exec, Kill, Pause, Resume, Delete] {
+            for action in [Start, Exec, Kill, Pause, Resume, Checkpoint, Delete] {
                 assert_eq!(
                     status.accepts(action),
                     allowed.contains(&action),

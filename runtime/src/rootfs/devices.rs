@@ -39,6 +39,11 @@ const LINKS: [(&str, &str); 6] = [
 /// The directory of the links, and of most devices.
 const DEV: &str = "/dev";
 
+/// Where the devices are that every container has.
+pub fn default_paths() -> impl Iterator<Item = &'static str> {
+    DEFAULT_DEVICES.iter().map(|(path, ..)| *path)
+}
+
 /// Makes the default devices, those of `devices`, and the links.
 ///
 /// Where `may_make` is false, which is the rule in a user namespace, the host's nodes are bound.

@@ -298,6 +298,18 @@ pub fn set_domain_name(name: &str) -> Result<()> {
     Errno::result(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }).map(drop)
 }
 
+/// A copy of the descriptor with the given number, which may not be open at all; closed on exec.
+///
+/// # Errors
+///
+/// `EBADF` if it is not open.
+pub fn duplicate_number(fd: RawFd) -> Result<OwnedFd> {
+    // SAFETY: only numbers are passed; a number that is not open is refused.
+    let copy = Errno::result(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) })?;
+    // SAFETY: the system call succeeded, so `copy` is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
 /// Looks at the descriptor with the given number, which may not be open at all.
 ///
 /// # Errors

@@ -37,7 +37,7 @@ const SEALED: &CStr = c"_RRUN_SEALED=1";
 static SAFE: AtomicBool = AtomicBool::new(false);
 
 /// Verbs whose processes enter a container.
-const ENTERING: [&str; 4] = ["create", "run", "exec", "restore"];
+const ENTERING: [&str; 3] = ["create", "run", "exec"];
 
 /// Does what [`ensure_sealed`] does if the command line looks as if a process of ours will enter a
 /// container: to begin again costs least before anything else was done.
