@@ -15,6 +15,7 @@ mod concurrent;
 mod exec;
 mod hooks;
 mod keyring;
+mod landlock;
 mod lifecycle;
 mod mounts;
 mod mounts_live;

@@ -4,5 +4,6 @@ pub mod attributes;
 pub mod capabilities;
 pub mod cgroup;
 pub mod labels;
+pub mod landlock;
 pub mod rlimits;
 pub mod seccomp;

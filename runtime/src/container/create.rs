@@ -19,13 +19,14 @@ use crate::container::{Cgroups, ContainerId, Runtime};
 use crate::handover;
 use crate::hooks::Streams;
 use crate::host;
-use crate::plan::{self, Given, Plan, overlay};
+use crate::plan::{self, Given, Plan, landlock, overlay};
 use crate::process::listener::Listener;
 use crate::process::parent::{self, Made, Order, write_pid_file};
 use crate::process::{Site, StateOfHooks, keyring};
 use crate::rootfs::cgroup::CgroupView;
 use crate::store::containers::{Entry, ProcessIdentity, Record};
 use crate::store::layers::KeptLayer;
+use crate::sys;
 use crate::sys::process::Child;
 use crate::userns::subid;
 
@@ -136,6 +137,7 @@ impl Runtime {
         if request.activation_fds > 0 {
             plan.program.announce_sockets(request.activation_fds);
         }
+        plan.program.landlock = landlock_profile(spec, &mut plan.warnings)?;
         plan.program.seccomp = self.filter(spec)?;
         Ok(plan)
     }
@@ -417,6 +419,24 @@ pub(super) fn state_of_hooks(bundle: &Bundle, id: &ContainerId) -> StateOfHooks 
         bundle: bundle.dir.clone(),
         annotations: bundle.spec.annotations().clone().unwrap_or_default(),
     }
+}
+
+/// The Landlock profile of `spec`'s annotations; what is left out of it is added to `warnings`.
+///
+/// # Errors
+///
+/// What is wrong with it, or more than this kernel can enforce, with its JSON pointer.
+pub fn landlock_profile(
+    spec: &Spec,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<Option<landlock::Profile>> {
+    let annotations = spec.annotations().as_ref();
+    let Some(text) = annotations.and_then(|all| all.get(landlock::LANDLOCK)) else {
+        return Ok(None);
+    };
+    let (profile, left_out) = landlock::plan(text, sys::landlock::version())?;
+    warnings.extend(left_out);
+    Ok(profile)
 }
 
 /// Sends a pidfd of `child` to the engine that listens at `socket`, if one does.

@@ -9,7 +9,7 @@ use rrun_spec::oci::{Capability, LinuxCapabilities, Process, Spec};
 
 use crate::confine::capabilities::Available;
 use crate::console;
-use crate::container::create::hand_on_pidfd;
+use crate::container::create::{hand_on_pidfd, landlock_profile};
 use crate::container::{Action, ContainerId, Runtime, Status};
 use crate::namespaces::Namespaces;
 use crate::plan::identity::{Means, Program, keeps_groups, no_capabilities};
@@ -167,7 +167,8 @@ fn program(
         keep_groups: keeps_groups(&record.annotations),
     };
     let mut warnings = Vec::new();
-    let program = Program::plan(process, means, &mut warnings)?;
+    let mut program = Program::plan(process, means, &mut warnings)?;
+    program.landlock = landlock_profile(spec, &mut warnings)?;
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
     Ok(program)
 }

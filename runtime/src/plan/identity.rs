@@ -13,6 +13,7 @@ use crate::confine::labels::Labels;
 use crate::confine::rlimits::{self, Rlimit};
 use crate::confine::seccomp;
 use crate::host::SecurityModules;
+use crate::plan::landlock;
 use crate::userns::map::{IdMaps, inside_to_outside};
 
 /// A program to be run inside, with all that confines it.
@@ -50,6 +51,8 @@ pub struct Program {
     pub affinity: Affinity,
     /// What the kernel's security modules call it.
     pub labels: Labels,
+    /// What it may touch at all; decided once all else is planned, since that asks the kernel.
+    pub landlock: Option<landlock::Profile>,
     /// What system calls it may make; compiled once all else is planned, since that reads files.
     pub seccomp: Option<seccomp::Program>,
 }
@@ -113,6 +116,7 @@ impl Program {
             attributes: Attributes::plan(process, means.linux)?,
             affinity: Affinity::plan(process.exec_cpu_affinity().as_ref())?,
             labels: Labels::plan(process, SecurityModules::probe)?,
+            landlock: None,
             seccomp: None,
         })
     }

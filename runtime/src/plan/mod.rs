@@ -5,6 +5,7 @@
 
 pub mod identity;
 pub mod idmap;
+pub mod landlock;
 pub mod mounts;
 pub mod overlay;
 

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure};
 
+use crate::plan::landlock::LANDLOCK;
+
 /// The layers of a root, as paths on the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OverlayPlan {
@@ -22,6 +24,9 @@ pub const LOWERDIR: &str = "dev.rrun.lowerdir";
 pub const UPPERDIR: &str = "dev.rrun.upperdir";
 /// The annotation for the overlay's work directory.
 pub const WORKDIR: &str = "dev.rrun.workdir";
+
+/// The annotations that mean something here; another one of ours is a mistake.
+const KNOWN: [&str; 4] = [LOWERDIR, UPPERDIR, WORKDIR, LANDLOCK];
 
 /// What the flags `--lowerdir`, `--upperdir` and `--workdir` say.
 #[derive(Debug, Clone, Default)]
@@ -49,7 +54,7 @@ pub fn plan(
     here: &Path,
 ) -> anyhow::Result<Option<OverlayPlan>> {
     if let Some(unknown) = annotations.keys().find(|name| is_unknown(name)) {
-        bail!("/annotations/{unknown}: rrun has {LOWERDIR}, {UPPERDIR} and {WORKDIR}");
+        bail!("/annotations/{unknown}: rrun has {}", KNOWN.join(", "));
     }
     let pick = |flag: &Option<String>, annotation: &str| match flag {
         Some(value) => Some((value.clone(), here)),
@@ -75,7 +80,7 @@ pub fn plan(
 }
 
 fn is_unknown(name: &str) -> bool {
-    name.starts_with("dev.rrun.") && ![LOWERDIR, UPPERDIR, WORKDIR].contains(&name)
+    name.starts_with("dev.rrun.") && !KNOWN.contains(&name)
 }
 
 /// The paths of a list separated by `:`, in which `\` takes away the meaning of the next character.

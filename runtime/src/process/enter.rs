@@ -19,6 +19,7 @@ use nix::unistd::{
 
 use crate::confine::capabilities::Sets;
 use crate::confine::labels::Opened;
+use crate::confine::landlock::Ruleset;
 use crate::confine::rlimits;
 use crate::plan::identity::Program;
 use crate::process::channel::Channel;
@@ -39,6 +40,7 @@ pub struct Ready<'a> {
     environment: Vec<CString>,
     capabilities: Sets,
     labels: Opened,
+    ruleset: Option<Ruleset>,
 }
 
 /// Takes the identity of `program`, inside its root, and finds its file; `labels` are its own.
@@ -53,6 +55,7 @@ pub fn prepare(program: &Program, labels: Opened) -> anyhow::Result<Ready<'_>> {
     rlimits::apply(&program.rlimits)?;
     program.attributes.apply()?;
     let environment = environment(program);
+    let ruleset = program.landlock.as_ref().map(Ruleset::build).transpose()?;
     let capabilities = program.capabilities;
     capabilities.apply_bounding()?;
     capabilities.keep_on_user_change()?;
@@ -64,16 +67,13 @@ pub fn prepare(program: &Program, labels: Opened) -> anyhow::Result<Ready<'_>> {
     umask(Mode::from_bits_truncate(program.umask.unwrap_or(0o022)));
     enter_working_directory(&program.directory)?;
     let executable = find(program, &environment)?;
-    Ok(Ready { program, executable, environment, capabilities, labels })
+    Ok(Ready { program, executable, environment, capabilities, labels, ruleset })
 }
 
-/// The capabilities to keep until the filter is installed.
+/// The capabilities to keep until the last restrictions are in force.
 fn interim(program: &Program, last: Sets) -> Sets {
-    if program.seccomp.is_some() && !program.no_new_privileges {
-        last.with_sys_admin()
-    } else {
-        last
-    }
+    let restricts = program.seccomp.is_some() || program.landlock.is_some();
+    if restricts && !program.no_new_privileges { last.with_sys_admin() } else { last }
 }
 
 impl Ready<'_> {
@@ -109,10 +109,15 @@ impl Ready<'_> {
     ) -> anyhow::Result<()> {
         close_on_exec_from(first_closed).context("close the descriptors")?;
         self.labels.apply()?;
-        if let Some(filter) = &self.program.seccomp {
-            if let Some(listener) = filter.install()? {
-                hand_over(&listener, starter)?;
-            }
+        if let Some(ruleset) = &self.ruleset {
+            ruleset.enforce()?;
+        }
+        if let Some(filter) = &self.program.seccomp
+            && let Some(listener) = filter.install()?
+        {
+            hand_over(&listener, starter)?;
+        }
+        if self.ruleset.is_some() || self.program.seccomp.is_some() {
             self.capabilities.apply()?;
         }
         Ok(())

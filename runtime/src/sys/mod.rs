@@ -3,6 +3,7 @@
 
 pub mod attributes;
 pub mod filter;
+pub mod landlock;
 pub mod mount;
 pub mod network;
 pub mod process;
