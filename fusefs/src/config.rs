@@ -20,6 +20,24 @@ pub struct Config {
     /// come from, which kernel overlayfs with `userxattr` refuses to follow (`EPERM`), and of which
     /// fuse-overlayfs knows nothing. Without, they are `EXDEV`, and mv(1) copies.
     pub redirect_dir: bool,
+    /// Where owners and permissions of the upper directory lie.
+    pub permissions: PermissionsKept,
+}
+
+/// Where owners and permissions lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PermissionsKept {
+    /// On disk.
+    OnDisk,
+    /// On disk, but for set-id bits: those of files lie in `user.containers.override_stat`, so that
+    /// nobody outside can make use of them.
+    WithoutSetId,
+    /// In `security.fuseoverlayfs.override_stat`, which real root alone may set.
+    Privileged,
+    /// In `user.fuseoverlayfs.override_stat`.
+    User,
+    /// In `user.containers.override_stat`.
+    Containers,
 }
 
 impl Default for Config {
@@ -30,6 +48,7 @@ impl Default for Config {
             workdir: None,
             writeback: false,
             redirect_dir: true,
+            permissions: PermissionsKept::WithoutSetId,
         }
     }
 }

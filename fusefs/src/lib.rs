@@ -38,7 +38,7 @@ mod sys;
 pub mod tree;
 mod upper;
 
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, PermissionsKept};
 pub use device::{attach, mount_detached, open_device};
 pub use overlay::{OpenError, Overlay};
 pub use serve::serve;

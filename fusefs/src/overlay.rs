@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 
-use crate::config::Config;
+use crate::config::{Config, PermissionsKept};
 use crate::format::origin::Origin;
+use crate::format::permissions::{self, Permissions};
 use crate::layer::{Folder, Layer, LayerIndex};
 use crate::sys::{lock, stat, xattr};
+use crate::upper::permissions::Keeping;
 use crate::upper::{Upper, UpperFolder};
 
 /// Why an overlay cannot be opened. Each text is one line with cause and cure.
@@ -163,7 +165,8 @@ impl Overlay {
             take(WORK, workdir, &work)?;
             check_attributes(upperdir, &root)?;
             let failed = |errno| OpenError::Work { path: workdir.clone(), errno };
-            upper = Some(Upper::prepare(root, &work).map_err(failed)?);
+            let keeping = keep_permissions(config.permissions, &root).map_err(failed)?;
+            upper = Some(Upper::prepare(root, &work, keeping).map_err(failed)?);
             held = Some(work);
         }
         let mut devices = Vec::new();
@@ -229,6 +232,25 @@ fn compose(position: Option<usize>, device: u64, number: u64) -> u64 {
 fn open_lower(path: &Path) -> Result<Layer, OpenError> {
     let failed = |errno| OpenError::Directory { what: LOWER, path: path.to_owned(), errno };
     Folder::open(path).and_then(Layer::new).map_err(failed)
+}
+
+/// Where the upper directory `root` keeps permissions: where it has them already, else as `wanted`.
+fn keep_permissions(wanted: PermissionsKept, root: &UpperFolder) -> nix::Result<Keeping> {
+    if let Some(name) = root.permissions_attribute()? {
+        return Ok(Keeping::Attribute(name));
+    }
+    let name = match wanted {
+        PermissionsKept::OnDisk => return Ok(Keeping::OnDisk),
+        PermissionsKept::WithoutSetId => return Ok(Keeping::WithoutSetId),
+        PermissionsKept::Privileged => permissions::PRIVILEGED,
+        PermissionsKept::User => permissions::USER,
+        PermissionsKept::Containers => permissions::CONTAINERS,
+    };
+    let stat = root.own_stat()?;
+    let (uid, gid, mode) = (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777);
+    let value = Permissions { uid, gid, mode }.format(libc::S_IFDIR);
+    xattr::set(&root.own_attributes()?, name, value.as_bytes(), 0)?;
+    Ok(Keeping::Attribute(name))
 }
 
 fn open_upper(what: &'static str, path: &Path) -> Result<UpperFolder, OpenError> {

@@ -30,7 +30,8 @@ const MOST_DESCRIPTORS: u64 = 8192;
 /// the device itself.
 pub fn serve(overlay: Overlay, device: OwnedFd) -> io::Result<()> {
     umask(Mode::empty());
-    let wishes = Wishes { writeback: overlay.writeback, acl: true, validity: Validity::FOREVER };
+    let acl = overlay.upper.as_ref().is_none_or(|upper| upper.keeping.has_acl());
+    let wishes = Wishes { writeback: overlay.writeback, acl, validity: Validity::FOREVER };
     let tree = Tree::new(overlay, descriptors()?)?;
     let server = Server::new(tree.clone());
     let ended = Session::new(device, &wishes).run(&wishes, &server);

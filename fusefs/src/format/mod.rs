@@ -6,6 +6,7 @@
 pub(crate) mod opaque;
 pub(crate) mod origin;
 pub(crate) mod partial;
+pub(crate) mod permissions;
 pub(crate) mod redirect;
 pub(crate) mod whiteout;
 pub(crate) mod xattr;

@@ -3,6 +3,7 @@
 use nix::sys::stat::{FileStat, SFlag};
 
 use super::Ino;
+use crate::format::permissions::Permissions;
 
 /// A point in time: seconds since 1970, negative before, and nanoseconds after that second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +69,18 @@ impl Attr {
             device: encode_device(stat.st_rdev),
             block_size: u32::try_from(stat.st_blksize).unwrap_or(4096),
         }
+    }
+
+    /// Owner and permissions.
+    pub(crate) fn permissions(&self) -> Permissions {
+        Permissions { uid: self.uid, gid: self.gid, mode: self.mode & 0o7777 }
+    }
+
+    /// Shows other permissions than those on disk.
+    pub(crate) fn show(&mut self, permissions: Permissions) {
+        self.uid = permissions.uid;
+        self.gid = permissions.gid;
+        self.mode = self.mode & SFlag::S_IFMT.bits() | permissions.mode;
     }
 
     /// Whether this is a directory.

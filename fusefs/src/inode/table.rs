@@ -48,6 +48,9 @@ pub(crate) struct Node {
     pub(crate) attr: Attr,
     /// Whether `attr` is what the layer would say.
     pub(crate) fresh: bool,
+    /// Whether an attribute holds owner and permissions: what `attr` says of them is then right even
+    /// if not fresh.
+    pub(crate) held: bool,
     /// Where it lies.
     pub(crate) place: Place,
     /// Its contents, while open.
@@ -67,6 +70,7 @@ impl Node {
             names: Vec::new(),
             attr,
             fresh: true,
+            held: false,
             place,
             file: None,
             link_key: None,

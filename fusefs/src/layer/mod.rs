@@ -17,7 +17,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::sys::statvfs::fstatvfs;
 
 use crate::format::origin::System;
-use crate::format::{opaque, redirect};
+use crate::format::{opaque, permissions, redirect};
 use crate::sys::stat::file_system_uuid;
 use crate::sys::{dents, xattr};
 
@@ -167,6 +167,20 @@ impl Folder {
         dents::for_each_entry(self.0.as_fd(), |name, kind| visit(name, type_of_entry(kind)))
     }
 
+    /// The attribute that holds this directory's owner and permissions, if one does.
+    ///
+    /// # Errors
+    ///
+    /// Those of listxattr(2), except the lack of attributes.
+    pub(crate) fn permissions_attribute(&self) -> nix::Result<Option<&'static CStr>> {
+        let list = match xattr::list(&self.own_attributes()?) {
+            Err(Errno::EOPNOTSUPP) => return Ok(None),
+            list => list?,
+        };
+        let has = |name: &CStr| crate::format::xattr::names(&list).any(|n| n == name.to_bytes());
+        Ok(permissions::ATTRIBUTES.into_iter().find(|name| has(name)))
+    }
+
     /// What this directory's attributes say about the layers below.
     ///
     /// # Errors
@@ -203,6 +217,8 @@ pub(crate) struct Layer {
     pub(crate) uuid: Option<[u8; 16]>,
     /// Its device number.
     pub(crate) device: u64,
+    /// The attribute that holds owners and permissions in it, if its topmost directory has one.
+    pub(crate) permissions: Option<&'static CStr>,
 }
 
 impl Layer {
@@ -214,7 +230,8 @@ impl Layer {
     pub(crate) fn new(root: Folder) -> nix::Result<Self> {
         let file_system = fstatvfs(&root)?.filesystem_id();
         let (uuid, device) = (file_system_uuid(root.as_fd()), root.own_stat()?.st_dev);
-        Ok(Self { root: Arc::new(root), file_system, uuid, device })
+        let permissions = root.permissions_attribute()?;
+        Ok(Self { root: Arc::new(root), file_system, uuid, device, permissions })
     }
 
     /// Whether it lies on the file system that a record names.

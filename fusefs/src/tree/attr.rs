@@ -1,15 +1,13 @@
 //! Metadata: read, changed.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::AT_FDCWD;
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, utimensat};
+use nix::sys::stat::{FileStat, SFlag};
 use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, fchownat};
 
 use super::{State, Tree};
 use crate::inode::Ino;
@@ -17,6 +15,7 @@ use crate::inode::attr::{Attr, Timestamp};
 use crate::inode::handles::OpenFile;
 use crate::inode::table::Place;
 use crate::layer::stack::Name;
+use crate::upper::permissions::Target;
 use crate::upper::{Upper, UpperFolder};
 
 /// A time to set.
@@ -82,7 +81,8 @@ impl Tree {
         }
         let spot = state.spot(ino)?;
         state.table.get_mut(ino)?.fresh = false;
-        state.change_mode(&spot, mode & 0o7777 & !libc::S_ISGID)
+        let mode = mode & 0o7777 & !libc::S_ISGID;
+        state.change_permissions(ino, &spot, (None, None), Some(mode))
     }
 
     /// The state of the file system that holds the topmost layer.
@@ -108,6 +108,17 @@ pub(super) enum Spot {
     Open(Arc<OpenFile>),
 }
 
+impl Spot {
+    /// The object itself.
+    pub(super) fn target<'a>(&'a self, upper: &'a Upper) -> nix::Result<Target<'a>> {
+        Ok(match self {
+            Self::Named(folder, name) => Target::Named(folder, name),
+            Self::Indexed(name) => Target::Named(upper.index.folder()?, name),
+            Self::Open(file) => Target::Open(file.as_fd()),
+        })
+    }
+}
+
 impl State {
     /// The metadata of a node.
     pub(super) fn attr(&mut self, ino: Ino) -> nix::Result<Attr> {
@@ -126,6 +137,9 @@ impl State {
         let stat = self.stat(ino)?;
         let node = self.table.get(ino)?;
         let mut attr = Attr::new(ino, node.attr.number, &stat);
+        if node.held {
+            attr.show(node.attr.permissions());
+        }
         if attr.is_folder() {
             let merged = node.opened.as_deref().is_some_and(|opened| {
                 opened.lowers.len() + usize::from(opened.upper.is_some()) > 1
@@ -183,73 +197,60 @@ impl State {
         let before = self.attr(ino)?;
         let spot = self.spot(ino)?;
         self.table.get_mut(ino)?.fresh = false;
-        if changes.uid.is_some() || changes.gid.is_some() {
-            self.change_owner(&spot, changes.uid, changes.gid)?;
-        }
-        if let Some(mode) = changes.mode {
-            self.change_mode(&spot, mode)?;
-        }
+        let (owner, mut mode) = ((changes.uid, changes.gid), changes.mode);
         if let Some(size) = changes.size {
             self.file(ino, true)?.set_size(size)?;
-            let mode = changes.mode.unwrap_or(before.mode);
-            if changes.clears_set_id
-                && let Some(mode) = without_set_id(mode)
-            {
-                self.change_mode(&spot, mode)?;
+            if changes.clears_set_id {
+                mode = without_set_id(mode.unwrap_or(before.mode)).or(mode);
             }
         }
+        self.change_permissions(ino, &spot, owner, mode)?;
         if changes.accessed.is_some() || changes.modified.is_some() {
-            self.change_times(&spot, changes.accessed, changes.modified)?;
+            let (accessed, modified) = (time_spec(changes.accessed), time_spec(changes.modified));
+            spot.target(self.upper()?)?.set_times(&accessed, &modified)?;
         }
         Ok(())
     }
 
-    fn change_owner(&self, spot: &Spot, uid: Option<u32>, gid: Option<u32>) -> nix::Result<()> {
-        match spot {
-            Spot::Named(folder, name) => folder.set_owner(name, uid, gid),
-            Spot::Indexed(name) => self.upper()?.index.folder()?.set_owner(name, uid, gid),
-            Spot::Open(file) => {
-                let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
-                fchownat(file, "", uid, gid, nix::fcntl::AtFlags::AT_EMPTY_PATH)
-            }
-        }
-    }
-
-    pub(super) fn change_mode(&self, spot: &Spot, mode: u32) -> nix::Result<()> {
-        match spot {
-            Spot::Named(folder, name) => folder.set_mode(name, mode),
-            Spot::Indexed(name) => self.upper()?.index.folder()?.set_mode(name, mode),
-            Spot::Open(file) => {
-                let mode = Mode::from_bits_truncate(mode);
-                let path = path_of(file);
-                fchmodat(AT_FDCWD, path.as_str(), mode, FchmodatFlags::FollowSymlink)
-            }
-        }
-    }
-
-    fn change_times(
-        &self,
+    /// Gives `ino`, which lies at `spot`, another owner, group or mode.
+    pub(super) fn change_permissions(
+        &mut self,
+        ino: Ino,
         spot: &Spot,
-        accessed: Option<Time>,
-        modified: Option<Time>,
+        (uid, gid): (Option<u32>, Option<u32>),
+        mode: Option<u32>,
     ) -> nix::Result<()> {
-        let (accessed, modified) = (time_spec(accessed), time_spec(modified));
-        match spot {
-            Spot::Named(folder, name) => folder.set_times(name, &accessed, &modified),
-            Spot::Indexed(name) => {
-                self.upper()?.index.folder()?.set_times(name, &accessed, &modified)
-            }
-            Spot::Open(file) => {
-                let follow = UtimensatFlags::FollowSymlink;
-                utimensat(AT_FDCWD, path_of(file).as_str(), &accessed, &modified, follow)
-            }
+        if (uid, gid, mode) == (None, None, None) {
+            return Ok(());
         }
+        let (held, before) = self.table.get(ino).map(|node| (node.held, node.attr))?;
+        let kind = before.mode & libc::S_IFMT;
+        let upper = self.upper()?;
+        let target = spot.target(upper)?;
+        if !held && !mode.is_some_and(|mode| upper.keeping.holds(kind | mode & 0o7777)) {
+            if uid.is_some() || gid.is_some() {
+                target.set_owner(uid, gid)?;
+            }
+            return mode.map_or(Ok(()), |mode| target.set_mode(mode));
+        }
+        let mut wanted = before.permissions();
+        if uid.is_some() || gid.is_some() {
+            // As chown(2) on disk.
+            let cleared = without_set_id(before.mode).filter(|_| before.is_regular());
+            wanted.mode = cleared.unwrap_or(wanted.mode);
+        }
+        wanted.uid = uid.unwrap_or(wanted.uid);
+        wanted.gid = gid.unwrap_or(wanted.gid);
+        wanted.mode = mode.map_or(wanted.mode, |mode| mode & 0o7777);
+        let given = upper.give(&target, &target.stat()?, wanted)?;
+        if held && !given.held {
+            upper.release(&target, before.mode)?;
+        }
+        let node = self.table.get_mut(ino)?;
+        node.attr.show(wanted);
+        node.held = given.held;
+        Ok(())
     }
-}
-
-/// The path that leads to what a mere path descriptor stands for.
-fn path_of(file: &OpenFile) -> String {
-    format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())
 }
 
 /// The permissions after somebody wrote to the file, if that changes them: set-user-id goes, and

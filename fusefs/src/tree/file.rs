@@ -199,7 +199,7 @@ impl State {
         let mode = self.table.get(ino)?.attr.mode;
         let Some(mode) = without_set_id(mode) else { return Ok(false) };
         let spot = self.spot(ino)?;
-        self.change_mode(&spot, mode)?;
+        self.change_permissions(ino, &spot, (None, None), Some(mode))?;
         let node = self.table.get_mut(ino)?;
         node.attr.mode = node.attr.mode & libc::S_IFMT | mode;
         Ok(true)

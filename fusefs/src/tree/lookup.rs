@@ -7,13 +7,14 @@ use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 
 use super::{State, Tree};
+use crate::format::permissions::Permissions;
 use crate::inode::Ino;
 use crate::inode::attr::Attr;
 use crate::inode::table::{Link, Node, Place};
 use crate::layer::LayerIndex;
 use crate::layer::stack::Name;
-use crate::upper::index;
 use crate::upper::marks::Marks;
+use crate::upper::{index, permissions};
 
 impl Tree {
     /// Finds `name` in the directory `parent`, and counts one reference to what it finds.
@@ -51,7 +52,12 @@ impl State {
         if !self.table.contains(ino) {
             let place = self.place(parent, &name, &stat)?;
             let folders = self.entry(parent, &name)?.folders.len();
+            let held = self.held_permissions((parent, &name), &place, &stat)?;
             let mut node = Node::new(Attr::new(ino, number, &stat), place);
+            if let Some(permissions) = held {
+                node.attr.show(permissions);
+                node.held = true;
+            }
             if node.attr.is_folder() {
                 node.attr.links = if folders > 1 { 1 } else { node.attr.links };
             } else {
@@ -77,6 +83,31 @@ impl State {
         node.place = place;
         node.fresh = false;
         Ok(())
+    }
+
+    /// The permissions that an attribute of an entry holds, if its layer keeps them so.
+    fn held_permissions(
+        &mut self,
+        (parent, name): (Ino, &OsStr),
+        place: &Place,
+        stat: &FileStat,
+    ) -> nix::Result<Option<Permissions>> {
+        let top = match place {
+            Place::Lower(top) => *top,
+            Place::Indexed(indexed) => {
+                let upper = self.upper()?;
+                return upper.held(&upper.index.folder()?.attributes_of(indexed)?, stat.st_mode);
+            }
+            _ => {
+                let folder = self.upper_folder(parent)?;
+                return self.upper()?.held(&folder.attributes_of(name)?, stat.st_mode);
+            }
+        };
+        let Some(attribute) = self.layer(top)?.permissions else { return Ok(None) };
+        if !matches!(stat.st_mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR) {
+            return Ok(None);
+        }
+        permissions::read(&self.lower_folder(parent, top)?.attributes_of(name)?, attribute)
     }
 
     fn stat_entry(&mut self, parent: Ino, name: &OsStr, top: LayerIndex) -> nix::Result<FileStat> {

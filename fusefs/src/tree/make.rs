@@ -1,14 +1,14 @@
 //! New files, directories, links and nodes.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
-use nix::unistd::{Gid, Uid, fchown};
+use nix::sys::stat::FileStat;
 
 use super::{State, Tree, attr::Spot, check_new_name, kind_of, up};
+use crate::format::permissions::Permissions;
 use crate::format::{opaque, whiteout, xattr as attribute};
 use crate::inode::Ino;
 use crate::inode::attr::{Attr, decode_device};
@@ -17,6 +17,7 @@ use crate::inode::table::{Entry, Link, Node, Opened, Place};
 use crate::layer::LayerIndex;
 use crate::layer::stack::Name;
 use crate::sys::xattr;
+use crate::upper::permissions::{Keeping, Target};
 use crate::upper::staging::Staged;
 use crate::upper::{Upper, UpperFolder};
 
@@ -103,6 +104,7 @@ struct Making<'a> {
     inherits: bool,
     uid: u32,
     gid: u32,
+    keeping: Keeping,
 }
 
 impl State {
@@ -124,7 +126,7 @@ impl State {
         let made = if over {
             making.build_over(self.upper()?, &folder, name)?
         } else {
-            making.build(&folder, name)?
+            making.build(self.upper()?, &folder, name)?
         };
         self.enter(parent, name, made, over)
     }
@@ -161,7 +163,8 @@ impl State {
                 mode |= libc::S_ISGID;
             }
         }
-        Ok(Making { what, mode, inherits, uid: asker.uid, gid })
+        let keeping = self.upper()?.keeping;
+        Ok(Making { what, mode, inherits, uid: asker.uid, gid, keeping })
     }
 
     /// The metadata of what was just made, with a node id of its own.
@@ -184,6 +187,7 @@ impl State {
         ));
         let mut node = Node::new(attr, Place::Upper);
         node.lookups = 1;
+        node.held = made.held;
         if attr.is_folder() {
             // Nothing can be in it, so that there is nothing to merge.
             node.opened = Some(Box::new(Opened::empty()));
@@ -207,12 +211,13 @@ impl State {
     ) -> nix::Result<Attr> {
         let folder = self.raise_folder(parent)?;
         let making = self.making(parent, Kind::File, mode, asker)?;
-        let file = folder.create_nameless(making.mode, stays_nameless)?;
-        let stat = making.finish_open(file.as_fd())?;
-        let attr = self.new_attr(&stat);
+        let file = folder.create_nameless(making.disk_mode(), stays_nameless)?;
+        let made = making.finish(self.upper()?, &Target::Open(file.as_fd()))?;
+        let attr = self.new_attr(&made.stat);
         let file = Arc::new(OpenFile::whole(file, true));
         let mut node = Node::new(attr, Place::Nameless(file));
         node.lookups = 1;
+        node.held = made.held;
         self.table.insert(node);
         Ok(attr)
     }
@@ -286,26 +291,28 @@ impl State {
 
 /// What was made.
 struct Made {
+    /// What it shows.
     stat: FileStat,
+    /// Whether an attribute holds its permissions.
+    held: bool,
     /// A regular file comes open: it will be written to.
     file: Option<OwnedFd>,
 }
 
 impl Making<'_> {
     /// Makes it at `name` in `folder`, where nothing is.
-    fn build(&self, folder: &UpperFolder, name: &OsStr) -> nix::Result<Made> {
-        let mut file = None;
+    fn build(&self, upper: &Upper, folder: &UpperFolder, name: &OsStr) -> nix::Result<Made> {
+        let (mut file, mode) = (None, self.disk_mode());
         match self.what {
-            Kind::File => file = Some(folder.create(name, self.mode)?),
-            Kind::Folder => folder.make_folder(name, self.mode)?,
+            Kind::File => file = Some(folder.create(name, mode)?),
+            Kind::Folder => folder.make_folder(name, mode)?,
             Kind::Node { kind, device } => {
-                let kind = kind & libc::S_IFMT;
-                folder.make_node(name, kind | self.mode, decode_device(device))?;
+                folder.make_node(name, kind & libc::S_IFMT | mode, decode_device(device))?;
             }
             Kind::Symlink(target) => folder.make_symlink(target, name)?,
         }
-        match self.finish(folder, name) {
-            Ok(stat) => Ok(Made { stat, file }),
+        match self.finish(upper, &Target::Named(folder, name)) {
+            Ok(made) => Ok(Made { file, ..made }),
             Err(errno) => {
                 let removed = match self.what {
                     Kind::Folder => folder.remove_folder(name),
@@ -316,44 +323,34 @@ impl Making<'_> {
         }
     }
 
+    /// The permissions to make it with.
+    fn disk_mode(&self) -> u32 {
+        self.keeping.on_disk(self.kind() | self.mode)
+    }
+
+    fn kind(&self) -> u32 {
+        match self.what {
+            Kind::File => libc::S_IFREG,
+            Kind::Folder => libc::S_IFDIR,
+            Kind::Symlink(_) => libc::S_IFLNK,
+            Kind::Node { kind, .. } => kind & libc::S_IFMT,
+        }
+    }
+
     /// Gives it owner and permissions, where making it has not.
-    fn finish(&self, folder: &UpperFolder, name: &OsStr) -> nix::Result<FileStat> {
-        let stat = folder.stat(name)?;
-        let owned = self.is_owned(&stat);
-        if !owned {
-            folder.set_owner(name, Some(self.uid), Some(self.gid))?;
+    fn finish(&self, upper: &Upper, target: &Target<'_>) -> nix::Result<Made> {
+        let mut stat = target.stat()?;
+        // An inherited list has made the permissions what they are, but for the bits above them.
+        let kept = if self.inherits { stat.st_mode & 0o777 } else { self.mode & 0o777 };
+        let (uid, gid, mode) = (self.uid, self.gid, kept | (self.mode & 0o7000));
+        let given = upper.give(target, &stat, Permissions { uid, gid, mode })?;
+        if given.changed {
+            stat = target.stat()?;
         }
-        match self.wanted_mode(&stat).filter(|_| !matches!(self.what, Kind::Symlink(_))) {
-            Some(mode) => folder.set_mode(name, mode)?,
-            None if owned => return Ok(stat),
-            None => {}
+        if given.held {
+            (stat.st_uid, stat.st_gid, stat.st_mode) = (uid, gid, self.kind() | mode);
         }
-        folder.stat(name)
-    }
-
-    /// The same for a regular file without a name.
-    fn finish_open(&self, file: BorrowedFd<'_>) -> nix::Result<FileStat> {
-        let stat = fstat(file)?;
-        if !self.is_owned(&stat) {
-            fchown(file, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))?;
-        }
-        if let Some(mode) = self.wanted_mode(&stat) {
-            fchmod(file, Mode::from_bits_truncate(mode))?;
-        }
-        fstat(file)
-    }
-
-    fn is_owned(&self, made: &FileStat) -> bool {
-        (made.st_uid, made.st_gid) == (self.uid, self.gid)
-    }
-
-    /// The permissions that still have to be set on what was `made`, if any. An inherited list has
-    /// made them what they are; a new owner may have cleared the bits above them.
-    fn wanted_mode(&self, made: &FileStat) -> Option<u32> {
-        let kept = if self.inherits { made.st_mode & 0o777 } else { self.mode & 0o777 };
-        let wanted = kept | (self.mode & 0o7000);
-        let right = made.st_mode & 0o7777 == wanted;
-        (!right || (!self.is_owned(made) && wanted & 0o6000 != 0)).then_some(wanted)
+        Ok(Made { stat, held: given.held, file: None })
     }
 
     /// Makes it where a whiteout is: aside first, then in one step. The directory it is made in
@@ -365,7 +362,7 @@ impl Making<'_> {
         if let Some(acl) = up::default_acl(folder)? {
             xattr::set(&nest.own_attributes()?, attribute::DEFAULT_ACL, &acl, 0)?;
         }
-        let made = self.build(&nest, name)?;
+        let made = self.build(upper, &nest, name)?;
         let is_folder = self.what == Kind::Folder;
         if is_folder {
             xattr::set(&nest.attributes_of(name)?, opaque::ATTRIBUTE, opaque::VALUE, 0)?;

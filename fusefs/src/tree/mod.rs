@@ -33,12 +33,14 @@ pub use file::Written;
 pub use make::{Asker, Kind};
 pub use rename::Exchange;
 
+use crate::format::permissions::Permissions;
 use crate::format::whiteout;
 use crate::inode::handles::{Held, Queue};
 use crate::inode::table::{Entry, Node, Place, Table};
 use crate::layer::{Folder, Layer, LayerIndex, type_of_mode};
 use crate::overlay::Overlay;
 use crate::upper::Upper;
+use crate::upper::permissions::read as read_permissions;
 use partial::Partials;
 
 /// Longest name of a file, in bytes, as in nearly every file system (`NAME_MAX`).
@@ -69,7 +71,11 @@ impl Tree {
             None => (overlay.top()?.root.own_stat()?, Place::Lower(LayerIndex(1))),
         };
         let number = overlay.number(stat.st_dev, stat.st_ino);
-        let root = Node::new(Attr::new(Ino::ROOT, number, &stat), place);
+        let mut root = Node::new(Attr::new(Ino::ROOT, number, &stat), place);
+        if let Some(permissions) = root_permissions(&overlay)? {
+            root.attr.show(permissions);
+            root.held = true;
+        }
         let state = State {
             overlay: Arc::clone(&overlay),
             table: Table::new(root),
@@ -92,6 +98,18 @@ impl Tree {
     /// is made after the disk was changed.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The permissions of the topmost directory, if an attribute holds them.
+fn root_permissions(overlay: &Overlay) -> nix::Result<Option<Permissions>> {
+    match &overlay.upper {
+        Some(upper) => upper.held(&upper.root.own_attributes()?, libc::S_IFDIR),
+        None => {
+            let top = overlay.top()?;
+            let read = |name| read_permissions(&top.root.own_attributes()?, name);
+            top.permissions.map_or(Ok(None), read)
+        }
     }
 }
 

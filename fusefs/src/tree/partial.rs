@@ -5,6 +5,7 @@
 //! moves it to its place; the end of the mount, a new name or a hole do so at once.
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::inode::handles::OpenFile;
 use crate::inode::table::{Node, Place};
 use crate::layer::stack::Name;
 use crate::sys::schedule;
+use crate::sys::xattr::Subject;
 use crate::upper::copy_up::Source;
 use crate::upper::partial::Leftover;
 
@@ -60,7 +62,8 @@ impl Tree {
             upper.begin_partial((&plan.source, &plan.stat), plan.origin.as_ref(), size, path)?;
         let Some((id, file, partial)) = begun else { return Ok(false) };
         let file = OpenFile { file, writable: true, partial: Some(partial) };
-        self.state().own_partial(ino, file, id)?;
+        let held = upper.keeping.holds(plan.stat.st_mode);
+        self.state().own_partial(ino, file, id, held)?;
         self.attend();
         Ok(true)
     }
@@ -122,8 +125,14 @@ impl Tree {
                 log::error!("{:?} was changed over another lower file", leftover.origin.path);
                 return Err(Errno::ESTALE);
             };
+            let permissions = upper.held(&Subject::open(file.as_fd())?, libc::S_IFREG)?;
             let file = OpenFile { file, writable: true, partial: Some(partial) };
-            self.state().own_partial(ino, file, leftover.id)?;
+            let mut state = self.state();
+            state.own_partial(ino, file, leftover.id, permissions.is_some())?;
+            if let Some(permissions) = permissions {
+                state.table.get_mut(ino)?.attr.show(permissions);
+            }
+            drop(state);
             self.forget(ino, 1);
         }
         self.attend();
@@ -203,15 +212,14 @@ impl Tree {
 }
 
 fn complete_some(file: &OpenFile, block: u64) -> nix::Result<Option<u64>> {
-    use std::os::fd::AsFd as _;
-
     file.partial.as_ref().map_or(Ok(None), |partial| partial.complete_some(file.as_fd(), block))
 }
 
 impl State {
     /// Enters a partial copy as the place of `ino`.
-    fn own_partial(&mut self, ino: Ino, file: OpenFile, id: Name) -> nix::Result<()> {
+    fn own_partial(&mut self, ino: Ino, file: OpenFile, id: Name, held: bool) -> nix::Result<()> {
         let node = self.table.get_mut(ino)?;
+        node.held = held;
         node.place = Place::Partial(Arc::new(file), id);
         node.file = None;
         node.fresh = false;

@@ -63,7 +63,7 @@ impl State {
         let layer = match node.place.clone() {
             Place::Lower(layer) => layer,
             Place::Hidden(folder, name) => {
-                let stat = folder.stat(&name)?;
+                let stat = self.shown_stat(ino, folder.stat(&name)?)?;
                 let source = Source { folder, name };
                 return Ok(Some(Plan { source, stat, origin: None, link: None }));
             }
@@ -71,7 +71,7 @@ impl State {
         };
         let (parent, name) = node.name()?;
         let folder = self.lower_folder(parent, layer)?;
-        let stat = folder.stat(&name)?;
+        let stat = self.shown_stat(ino, folder.stat(&name)?)?;
         let mut link = None;
         if stat.st_nlink > 1 {
             let indexed = index::name_of(self.layer(layer)?, &folder, &name)?;
@@ -79,6 +79,16 @@ impl State {
         }
         let origin = Some(origin_of(self.layer(layer)?, &folder, &name, &stat)?);
         Ok(Some(Plan { source: Source { folder, name }, stat, origin, link }))
+    }
+
+    /// What the layer says of `ino`, with the permissions that an attribute there holds.
+    fn shown_stat(&self, ino: Ino, mut stat: FileStat) -> nix::Result<FileStat> {
+        let node = self.table.get(ino)?;
+        if node.held {
+            (stat.st_uid, stat.st_gid) = (node.attr.uid, node.attr.gid);
+            stat.st_mode = node.attr.mode;
+        }
+        Ok(stat)
     }
 
     /// Puts the finished copy in its place.
@@ -96,6 +106,7 @@ impl State {
             node.file = None;
             node.fresh = false;
             node.place = Place::Nameless(Arc::new(file));
+            node.held = upper.keeping.holds(plan.stat.st_mode);
             return Ok(());
         }
         let (parent, name) = node.name()?;
@@ -116,6 +127,7 @@ impl State {
         node.place = place;
         node.file = None;
         node.fresh = false;
+        node.held = upper.keeping.holds(plan.stat.st_mode);
         Ok(())
     }
 
@@ -180,13 +192,15 @@ impl State {
             let layer = layer.ok_or(Errno::ENOENT)?;
             let lower = self.lower_folder(ino, layer)?;
             let above = self.upper_folder(parent)?;
-            let staged = upper.stage_folder(self.layer(layer)?, &lower)?;
+            let stat = self.shown_stat(ino, lower.own_stat()?)?;
+            let staged = upper.stage_folder(self.layer(layer)?, &lower, &stat)?;
             place_quietly(staged, &above, &name)?;
             self.mark_raised(parent, &name)?;
             self.opened(ino)?.upper = Some(None);
             let node = self.table.get_mut(ino)?;
             node.place = Place::Upper;
             node.fresh = false;
+            node.held = upper.keeping.holds(stat.st_mode);
         }
         self.upper_folder(ino)
     }

@@ -12,8 +12,10 @@ use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{Whence, ftruncate, lseek};
 
 use super::marks::{Record, contents, origin_of, write_origin};
+use super::permissions::Target;
 use super::staging::Staged;
 use super::{Upper, UpperFolder};
+use crate::format::permissions::Permissions;
 use crate::format::xattr as attribute;
 use crate::layer::stack::Name;
 use crate::layer::{Folder, Layer};
@@ -63,51 +65,61 @@ impl Upper {
             }
             _ => folder.make_node(name, kind.bits() | 0o600, stat.st_rdev)?,
         }
-        copy_metadata(&source.folder.attributes_of(&source.name)?, stat, folder, name)?;
+        self.copy_metadata(&source.folder.attributes_of(&source.name)?, stat, folder, name)?;
         if let Some(origin) = origin.filter(|_| kind == SFlag::S_IFREG) {
             write_origin(&folder.attributes_of(name)?, origin);
         }
         Ok(staged)
     }
 
-    /// Makes an empty directory with the metadata of `source`, a directory of `layer`, in the work
-    /// directory.
+    /// Makes an empty directory with the attributes of `source`, a directory of `layer`, and the
+    /// metadata `stat` in the work directory.
     ///
     /// # Errors
     ///
     /// As [`Upper::stage_copy`].
-    pub(crate) fn stage_folder(&self, layer: &Layer, source: &Folder) -> nix::Result<Staged<'_>> {
+    pub(crate) fn stage_folder(
+        &self,
+        layer: &Layer,
+        source: &Folder,
+        stat: &FileStat,
+    ) -> nix::Result<Staged<'_>> {
         let staged = Staged::reserve(self);
         let (folder, name) = (staged.folder(), staged.name());
         folder.make_folder(name, 0o700)?;
-        let stat = source.own_stat()?;
-        copy_metadata(&source.own_attributes()?, &stat, folder, name)?;
-        let origin = origin_of(layer, source, OsStr::new("."), &stat)?;
+        self.copy_metadata(&source.own_attributes()?, stat, folder, name)?;
+        let origin = origin_of(layer, source, OsStr::new("."), stat)?;
         write_origin(&folder.attributes_of(name)?, &origin);
         Ok(staged)
     }
 }
 
-/// Gives `name` in `folder` the owner, attributes, permissions and times of the original.
-///
-/// The order matters: a new owner clears capabilities and set-id bits, and everything changes
-/// the times.
-pub(crate) fn copy_metadata(
-    original: &Subject<'_>,
-    stat: &FileStat,
-    folder: &UpperFolder,
-    name: &OsStr,
-) -> nix::Result<()> {
-    let made = folder.stat(name)?;
-    if (made.st_uid, made.st_gid) != (stat.st_uid, stat.st_gid) {
-        folder.set_owner(name, Some(stat.st_uid), Some(stat.st_gid))?;
+impl Upper {
+    /// Gives `name` in `folder` the owner, attributes, permissions and times of the original.
+    ///
+    /// The order matters: a new owner clears capabilities and set-id bits, and everything changes
+    /// the times.
+    pub(super) fn copy_metadata(
+        &self,
+        original: &Subject<'_>,
+        stat: &FileStat,
+        folder: &UpperFolder,
+        name: &OsStr,
+    ) -> nix::Result<()> {
+        let target = Target::Named(folder, name);
+        let mode = stat.st_mode & 0o7777;
+        let permissions = Permissions { uid: stat.st_uid, gid: stat.st_gid, mode };
+        self.give(&target, &folder.stat(name)?, permissions)?;
+        let is_kept = |name: &[u8]| attribute::is_copied(name) && self.keeping.keeps(name);
+        copy_attributes(original, &folder.attributes_of(name)?, is_kept)?;
+        let has_list = stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFLNK.bits();
+        if has_list && !self.keeping.holds(stat.st_mode) {
+            // An access control list may have changed them.
+            folder.set_mode(name, mode)?;
+        }
+        let (accessed, modified) = times(stat);
+        folder.set_times(name, &accessed, &modified)
     }
-    copy_attributes(original, &folder.attributes_of(name)?)?;
-    if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFLNK.bits() {
-        folder.set_mode(name, stat.st_mode)?;
-    }
-    let (accessed, modified) = times(stat);
-    folder.set_times(name, &accessed, &modified)
 }
 
 /// The times of access and modification of `stat`.
@@ -118,12 +130,16 @@ pub(crate) fn times(stat: &FileStat) -> (TimeSpec, TimeSpec) {
     )
 }
 
-fn copy_attributes(original: &Subject<'_>, copy: &Subject<'_>) -> nix::Result<()> {
+fn copy_attributes(
+    original: &Subject<'_>,
+    copy: &Subject<'_>,
+    is_kept: impl Fn(&[u8]) -> bool,
+) -> nix::Result<()> {
     let list = match xattr::list(original) {
         Err(Errno::EOPNOTSUPP) => return Ok(()),
         list => list?,
     };
-    for name in attribute::names(&list).filter(|name| attribute::is_copied(name)) {
+    for name in attribute::names(&list).filter(|name| is_kept(name)) {
         let name = CString::new(name).map_err(|_nul| Errno::EIO)?;
         let value = match xattr::get(original, &name) {
             // What we may see but not read is not ours to copy (trusted.* without privilege).

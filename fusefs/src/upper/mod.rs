@@ -4,6 +4,7 @@ pub(crate) mod copy_up;
 pub(crate) mod index;
 pub(crate) mod marks;
 pub(crate) mod partial;
+pub(crate) mod permissions;
 pub(crate) mod staging;
 pub(crate) mod whiteout;
 
@@ -23,6 +24,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 
 use crate::layer::{Folder, require_regular};
+use permissions::Keeping;
 
 /// A directory of the upper layer or the work directory. Reads like [`Folder`], and writes.
 #[derive(Debug)]
@@ -191,6 +193,8 @@ pub(crate) struct Upper {
     partials: OnceLock<UpperFolder>,
     /// Copied-up hard links, by the lower file they come from.
     pub(crate) index: index::Index,
+    /// Where owners and permissions lie.
+    pub(crate) keeping: Keeping,
     /// How this file system says that a name is gone.
     style: whiteout::Style,
     /// The next name in the work directory.
@@ -207,7 +211,11 @@ impl Upper {
     /// # Errors
     ///
     /// Those of writing to the work directory.
-    pub(crate) fn prepare(root: UpperFolder, workdir: &UpperFolder) -> nix::Result<Self> {
+    pub(crate) fn prepare(
+        root: UpperFolder,
+        workdir: &UpperFolder,
+        keeping: Keeping,
+    ) -> nix::Result<Self> {
         match workdir.make_folder(OsStr::new(WORK), 0o700) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno),
@@ -218,7 +226,7 @@ impl Upper {
         let index = index::Index::load(workdir)?;
         let workdir = workdir.upper_folder(OsStr::new("."))?;
         let (root, next) = (Arc::new(root), AtomicU64::new(0));
-        Ok(Self { root, work, workdir, partials: OnceLock::new(), index, style, next })
+        Ok(Self { root, work, workdir, partials: OnceLock::new(), index, keeping, style, next })
     }
 
     /// A name that nothing in the work directory has.

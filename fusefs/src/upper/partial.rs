@@ -13,7 +13,7 @@ use nix::sys::stat::{FileStat, fstat, futimens};
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{fdatasync, fsync, ftruncate};
 
-use super::copy_up::{Source, copy_metadata, copy_stretch, next_data, times};
+use super::copy_up::{Source, copy_stretch, next_data, times};
 use super::marks::{Record, contents, write_origin};
 use super::staging::Staged;
 use super::{Upper, UpperFolder};
@@ -189,7 +189,12 @@ impl Upper {
             return Ok(None);
         }
         ftruncate(&copy, signed(size)?)?;
-        copy_metadata(&source.folder.attributes_of(&source.name)?, stat, &folder, DATA.as_ref())?;
+        self.copy_metadata(
+            &source.folder.attributes_of(&source.name)?,
+            stat,
+            &folder,
+            DATA.as_ref(),
+        )?;
         if let Some(mark) = mark {
             write_origin(&folder.attributes_of(DATA.as_ref())?, mark);
         }

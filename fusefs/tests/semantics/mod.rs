@@ -4,6 +4,7 @@ mod copying;
 mod files;
 mod huge;
 mod moving;
+mod permissions;
 mod rights;
 
 use std::ffi::OsStr;
