@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::common::terminal::{ConsoleSocket, Terminal};
-use crate::common::{Outcome, Sandbox, descriptor, outcome, rrun_binary};
+use crate::common::{Outcome, Sandbox, descriptor, is_root, outcome, rrun_binary};
 
 /// A container that sleeps, and its id.
 fn sleeping() -> (Sandbox, String) {
@@ -312,6 +312,55 @@ fn labels_of_exec_need_their_security_module() {
     {
         let exec = ["exec", flag, "rrun-no-such-label", &id, "true"];
         sandbox.rrun(&exec).complains_of(&[pointer]);
+    }
+    sandbox.remove(&id);
+}
+
+/// As with runc: the runtime may enter a directory that the program's user may not.
+#[test]
+fn the_working_directory_may_be_one_that_only_the_runtime_may_enter() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sleep", "1000"]);
+    let home = bundle.inside("/private");
+    fs::create_dir(&home).unwrap();
+    fs::set_permissions(&home, Permissions::from_mode(0o700)).unwrap();
+    bundle.edit(|config| config["process"]["cwd"] = "/private".into());
+    let id = sandbox.start(&bundle, "private");
+    let exec = ["exec", "--user", "42:42", &id, "sh", "-c", "pwd; ls . || echo refused"];
+    assert_eq!(sandbox.rrun(&exec).ok().line(), "/private\nrefused");
+    if is_root() {
+        std::os::unix::fs::chown(&home, Some(43), Some(43)).unwrap();
+    }
+    assert_eq!(sandbox.rrun(&exec).ok().line(), "/private\nrefused");
+    sandbox.remove(&id);
+}
+
+/// As with runc: what the container may inherit already becomes ambient.
+#[test]
+fn a_capability_that_is_inheritable_becomes_ambient() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sleep", "1000"]);
+    bundle.edit(|config| {
+        config["process"]["capabilities"] = json!({
+            "bounding": ["CAP_CHOWN", "CAP_KILL"], "inheritable": ["CAP_CHOWN"], // 0 and 5
+        });
+    });
+    let id = sandbox.start(&bundle, "ambient");
+    let exec = [
+        "exec",
+        "--cap",
+        "CAP_CHOWN",
+        "--cap",
+        "CAP_KILL",
+        &id,
+        "grep",
+        "^Cap",
+        "/proc/self/status",
+    ];
+    let seen = sandbox.rrun(&exec).ok().stdout.replace('\t', " ");
+    for line in ["CapInh: 0000000000000001", "CapAmb: 0000000000000001", "CapPrm: 0000000000000021"]
+    {
+        assert!(seen.contains(line), "{line} in {seen}");
     }
     sandbox.remove(&id);
 }

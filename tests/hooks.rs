@@ -163,3 +163,14 @@ fn the_output_of_all_hooks_goes_where_annotations_say() {
     assert_eq!(read(&output).split_whitespace().collect::<Vec<_>>().join(" "), kinds);
     assert_eq!(read(&errors).matches("complaint of ").count(), 5, "{}", read(&errors));
 }
+
+/// As with runc, where libraries are to be made known there.
+#[test]
+fn a_create_container_hook_runs_in_the_root_directory() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["true"]);
+    let hook = script("test -f ./etc/passwd && echo made > ./made");
+    bundle.edit(|config| config["hooks"] = json!({ "createContainer": [hook] }));
+    sandbox.run(&bundle).ok();
+    assert_eq!(bundle.read("/made"), "made\n");
+}

@@ -449,3 +449,37 @@ fn a_killed_create_can_be_cleaned_up() {
         sandbox.assert_nothing_left();
     }
 }
+
+/// Where no process namespace of its own ends with the first process, SIGKILL ends the others, also
+/// when the first one has gone.
+#[test]
+fn killing_without_a_pid_namespace_ends_all() {
+    for first_is_gone in [false, true] {
+        let sandbox = Sandbox::new();
+        let bundle = sandbox.bundle(&["sh", "-c", "sleep 1000 & sleep 1000"]);
+        bundle.share_with_host("pid");
+        bundle.edit(|config| {
+            config["linux"].as_object_mut().unwrap().retain(|key, _| key == "namespaces");
+        });
+        let id = sandbox.start(&bundle, "hostpid");
+        let pids = || -> Vec<i64> {
+            serde_json::from_str(&sandbox.rrun(&["ps", "-f", "json", &id]).ok().stdout).unwrap()
+        };
+        eventually("it has two processes", || pids().len() == 2);
+        let all = pids();
+        if first_is_gone && is_root() {
+            let first = sandbox.state(&id)["pid"].as_i64().unwrap().try_into().unwrap();
+            kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+            sandbox.wait_until_stopped(&id);
+        }
+        sandbox.rrun(&["kill", &id, "KILL"]).ok();
+        for pid in all {
+            eventually("the process has gone", || {
+                leftovers::reap();
+                !std::path::Path::new(&format!("/proc/{pid}")).exists()
+            });
+        }
+        sandbox.rrun(&["delete", &id]).ok();
+        sandbox.assert_nothing_left();
+    }
+}

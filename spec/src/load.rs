@@ -1,9 +1,9 @@
 //! `config.json` of a bundle: found, read, parsed; errors with line and column.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -128,7 +128,7 @@ fn canonical(dir: &Path) -> Result<PathBuf, LoadError> {
 ///
 /// [`LoadError`]; nothing is left behind.
 pub fn load_process(path: &Path) -> Result<oci::Process, LoadError> {
-    from_json(&read(path)?, path, repair_process)
+    from_json(&read_also_pipe(path)?, path, repair_process)
 }
 
 /// Reads and parses a file that holds a list of mounts alone, as `mounts add` takes it.
@@ -185,10 +185,24 @@ fn drop_empty_pids(resources: &mut oci::LinuxResources, text: &[u8], pointer: &s
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
     let failed = |source| LoadError::Read { path: path.to_owned(), source };
     let file = open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
+    if !file.metadata().map_err(failed)?.is_file() {
         return Err(LoadError::NotRegular { path: path.to_owned() });
     }
+    read_all(file, path)
+}
+
+/// The same, but a pipe is waited for: shells make one of `--process <(…)`.
+fn read_also_pipe(path: &Path) -> Result<Vec<u8>, LoadError> {
+    let failed = |source| LoadError::Read { path: path.to_owned(), source };
+    if fs::metadata(path).map_err(failed)?.file_type().is_fifo() {
+        return read_all(File::open(path).map_err(failed)?, path);
+    }
+    read(path)
+}
+
+fn read_all(file: File, path: &Path) -> Result<Vec<u8>, LoadError> {
+    let failed = |source| LoadError::Read { path: path.to_owned(), source };
+    let metadata = file.metadata().map_err(failed)?;
     let size = metadata.len().min(LIMIT);
     // With room to see that nothing follows.
     let mut text = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
@@ -309,7 +323,7 @@ fn is_capability(name: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{error::Error, fs, os::unix::net::UnixListener};
+    use std::{error::Error, os::unix::net::UnixListener};
 
     use super::*;
 
@@ -416,6 +430,18 @@ mod tests {
         let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
         assert!(made.success());
         assert!(matches!(load_bundle(dir.path()), Err(LoadError::NotRegular { .. })));
+    }
+
+    #[test]
+    fn a_process_may_come_through_a_pipe() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let process = r#"{"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}}"#;
+        let script = format!("sleep 0.1; printf '%s' '{process}' > {}", pipe.display());
+        let mut writer = std::process::Command::new("sh").args(["-c", &script]).spawn().unwrap();
+        assert_eq!(load_process(&pipe).unwrap().args().as_deref(), Some(&["true".to_owned()][..]));
+        writer.wait().unwrap();
     }
 
     #[test]

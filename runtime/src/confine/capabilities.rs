@@ -92,13 +92,17 @@ impl Sets {
             (lacking & available.known, "not ours to give"),
             (effective & !sets.effective & !lacking, "effective but not permitted"),
             (inheritable & !sets.inheritable & !lacking, "inheritable but not bounding"),
-            (
-                ambient & inheritable & !sets.ambient & !lacking,
-                "ambient but not permitted and inheritable",
-            ),
         ];
         let refused = refused.into_iter().filter(|(set, _why)| *set != 0);
-        (sets, refused.map(|(set, why)| format!("left out {}: {why}", names(set))).collect())
+        let mut warnings: Vec<_> =
+            refused.map(|(set, why)| format!("left out {}: {why}", names(set))).collect();
+        let not_raised = ambient & !sets.ambient & !lacking;
+        if not_raised != 0 && inheritable != 0 {
+            let names = names(not_raised);
+            let why = "ambient but not permitted and inheritable";
+            warnings.push(format!("can't raise ambient capability {names}: {why}"));
+        }
+        (sets, warnings)
     }
 
     /// These sets and `CAP_SYS_ADMIN`, which installs a filter for system calls where
@@ -250,7 +254,7 @@ mod tests {
             [
                 "left out CAP_SYS_ADMIN: effective but not permitted",
                 "left out CAP_KILL: inheritable but not bounding",
-                "left out CAP_KILL: ambient but not permitted and inheritable",
+                "can't raise ambient capability CAP_KILL: ambient but not permitted and inheritable",
             ]
         );
     }

@@ -219,13 +219,17 @@ fn changed(mut process: Process, request: &Request) -> Process {
 }
 
 /// Adds to the bounding, permitted and effective sets, and never to the inheritable one
-/// (CVE-2022-29162).
+/// (CVE-2022-29162); as with runc, what is inheritable already becomes ambient.
 fn with_more(mut capabilities: LinuxCapabilities, more: &[Capability]) -> LinuxCapabilities {
     let with = |set: &Option<std::collections::HashSet<Capability>>| {
         let mut set = set.clone().unwrap_or_default();
         set.extend(more);
         Some(set)
     };
+    let inheritable = capabilities.inheritable().clone().unwrap_or_default();
+    let mut ambient = capabilities.ambient().clone().unwrap_or_default();
+    ambient.extend(more.iter().filter(|capability| inheritable.contains(capability)));
+    capabilities.set_ambient(Some(ambient));
     capabilities.set_bounding(with(capabilities.bounding()));
     capabilities.set_permitted(with(capabilities.permitted()));
     capabilities.set_effective(with(capabilities.effective()));

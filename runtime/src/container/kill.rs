@@ -11,7 +11,8 @@ use crate::store::containers::Record;
 use crate::sys::process::{pidfd_open, pidfd_signal};
 
 impl Runtime {
-    /// Sends `signal` to the first process of `id`, or with `all` to every process of it.
+    /// Sends `signal` to the first process of `id`, or with `all` to every process of it. SIGKILL
+    /// ends all of them also where the first one's end would not.
     ///
     /// # Errors
     ///
@@ -22,6 +23,10 @@ impl Runtime {
             return self.kill_all(&record, signal);
         }
         let status = self.status(&record);
+        // Where no process namespace ends with it, its first process may even be gone already.
+        if signal == libc::SIGKILL && !record.own_pid_namespace && self.kill_each(&record)? {
+            return Ok(());
+        }
         let pidfd = self.pidfd(&record).filter(|_| status.accepts(Action::Kill));
         let Some(pidfd) = pidfd else { bail!("container not running") };
         match pidfd_signal(pidfd.as_fd(), signal) {
@@ -32,6 +37,16 @@ impl Runtime {
             // What a freezer of version 1 has stopped dies when it is let go.
             Some(cgroup) if status == Status::Paused && signal == libc::SIGKILL => cgroup.thaw(),
             _ => Ok(()),
+        }
+    }
+
+    /// Kills every process of the container; false if there is none.
+    fn kill_each(&self, record: &Record) -> anyhow::Result<bool> {
+        match &record.cgroup {
+            Some(cgroup) if cgroup.pids()?.is_empty() => Ok(false),
+            Some(cgroup) => cgroup.kill_all().map(|()| true),
+            None if record.is_alive() => self.end(record).map(|()| true),
+            None => Ok(false),
         }
     }
 

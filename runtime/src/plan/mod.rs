@@ -9,6 +9,7 @@ pub mod landlock;
 pub mod mounts;
 pub mod overlay;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
@@ -250,8 +251,10 @@ fn root(
         .enumerate()
         .map(|(at, mount)| mounts::plan(mount, around).with_context(|| format!("/mounts/{at}")))
         .collect::<anyhow::Result<Vec<_>>>()?;
+    // Once is enough.
     let paths = |list: &Option<Vec<String>>| -> Vec<PathBuf> {
-        list.iter().flatten().map(PathBuf::from).collect()
+        let mut seen = HashSet::new();
+        list.iter().flatten().filter(|path| seen.insert(*path)).map(PathBuf::from).collect()
     };
     let fill_dev = !mounts.iter().any(is_bound_dev);
     let label = linux.mount_label().as_deref().filter(|label| !label.is_empty());

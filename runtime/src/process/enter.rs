@@ -59,13 +59,17 @@ pub fn prepare(program: &Program, labels: Opened) -> anyhow::Result<Ready<'_>> {
     let capabilities = program.capabilities;
     capabilities.apply_bounding()?;
     capabilities.keep_on_user_change()?;
+    // As with runc, it may be a directory that only one of the two may enter.
+    let entered = enter_working_directory(&program.directory);
     take_user(program)?;
     interim(program, capabilities).apply()?;
     if program.no_new_privileges {
         prctl::set_no_new_privs().context("set no_new_privs")?;
     }
     umask(Mode::from_bits_truncate(program.umask.unwrap_or(0o022)));
-    enter_working_directory(&program.directory)?;
+    if entered.is_err() {
+        enter_working_directory(&program.directory)?;
+    }
     let executable = find(program, &environment)?;
     Ok(Ready { program, executable, environment, capabilities, labels, ruleset })
 }
@@ -99,7 +103,7 @@ impl Ready<'_> {
         }
         let Err(errno) = execve(&self.executable, &self.program.arguments, &self.environment);
         let reason = lower_case(errno);
-        anyhow!("exec {:?}: {reason}", self.executable.to_string_lossy())
+        anyhow!("exec {}: {reason}", self.executable.to_string_lossy())
     }
 
     fn last_steps(

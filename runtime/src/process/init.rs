@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::socket::{SockFlag, accept4};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, getpid, sethostname, setresgid, setresuid, setsid};
+use nix::unistd::{Gid, Uid, fchdir, getpid, sethostname, setresgid, setresuid, setsid};
 
 use crate::confine::cgroup::Entrance;
 use crate::console;
@@ -87,7 +87,7 @@ fn set_up(
             cgroups: &site.cgroups,
         },
     )?;
-    run_hooks(plan, site, parent)?;
+    run_hooks(plan, site, &root, parent)?;
     let terminal = terminal(plan, &root, parent)?;
     // Before the root becomes read-only.
     let directory = make_working_directory(&root, &plan.program.directory);
@@ -198,9 +198,12 @@ pub fn set_oom_score(value: i32) -> anyhow::Result<()> {
     Err(error).with_context(|| format!("/process/oomScoreAdj: set {value}"))
 }
 
+/// Those of the runtime's namespaces by the parent, then those of the container's, which as with runc
+/// run in its root directory while the host's root is still theirs.
 fn run_hooks(
     plan: &Plan,
     site: &Site<'_>,
+    root: &Root,
     parent: &Channel<ToParent, ToInit>,
 ) -> anyhow::Result<()> {
     if has_runtime_hooks(&plan.hooks) {
@@ -211,7 +214,9 @@ fn run_hooks(
         None | Some([]) => Ok(()),
         Some(list) => {
             let state = site.state.json(Status::Creating, getpid())?;
-            site.occasion("createContainer", &state).run(list)
+            fchdir(root).context("go to the root directory")?;
+            let occasion = site.occasion("createContainer", &state);
+            Occasion { directory: Path::new("."), ..occasion }.run(list)
         }
     }
 }
