@@ -14,6 +14,7 @@ mod cli;
 mod concurrent;
 mod exec;
 mod hooks;
+mod install;
 mod keyring;
 mod landlock;
 mod lifecycle;

@@ -3,6 +3,7 @@
 //! One file per verb: arguments and calls, no logic.
 
 mod checkpoint;
+mod completion;
 mod create;
 mod creation;
 mod delete;
@@ -142,6 +143,10 @@ enum Verb {
     Features(features::Features),
     /// Mount layers as one tree, in the caller's user and mount namespace
     Overlay(overlay::Overlay),
+    /// Print a script that completes command lines of rrun
+    Completion(completion::Completion),
+    /// Write the man pages of rrun into a directory
+    Man(completion::Man),
 }
 
 impl Command {
@@ -171,6 +176,8 @@ impl Command {
             Verb::Spec(verb) => verb.run(global),
             Verb::Features(verb) => verb.run(global),
             Verb::Overlay(verb) => verb.run(global),
+            Verb::Completion(verb) => verb.run(global),
+            Verb::Man(verb) => verb.run(global),
         }
     }
 
@@ -262,6 +269,22 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         <Command as clap::CommandFactory>::command().debug_assert();
+    }
+
+    /// What has no help makes a poor man page.
+    #[test]
+    fn every_flag_has_help() {
+        fn missing(command: &clap::Command, path: &str) -> Vec<String> {
+            let path = format!("{path}{} ", command.get_name());
+            let silent = command.get_arguments().filter(|arg| arg.get_help().is_none());
+            let mut all: Vec<_> = silent.map(|arg| format!("{path}{}", arg.get_id())).collect();
+            let verbs = command.get_subcommands().filter(|verb| verb.get_name() != "help");
+            all.extend(verbs.flat_map(|verb| missing(verb, &path)));
+            all
+        }
+        let mut command = <Command as clap::CommandFactory>::command();
+        command.build();
+        assert_eq!(missing(&command, ""), Vec::<String>::new());
     }
 
     #[test]
