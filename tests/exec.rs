@@ -299,7 +299,7 @@ fn pauses(sandbox: &Sandbox, id: &str) -> bool {
     if outcome.code == 0 {
         return true;
     }
-    assert!(!crate::common::is_root(), "{outcome}");
+    assert!(!is_root(), "{outcome}");
     outcome.complains_of(&["pause", "cgroup", "cure"]);
     false
 }
