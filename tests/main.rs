@@ -21,6 +21,7 @@ mod lifecycle;
 mod mounts;
 mod mounts_live;
 mod namespaces;
+mod netdevices;
 mod overlay;
 mod process;
 mod resources;

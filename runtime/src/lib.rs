@@ -15,6 +15,7 @@ pub mod hooks;
 pub mod host;
 pub mod log;
 pub mod namespaces;
+pub mod netdevices;
 pub mod plan;
 pub mod process;
 pub mod procfs;

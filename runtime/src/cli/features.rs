@@ -50,7 +50,7 @@ fn document() -> Value {
             "intelRdt": {"enabled": false, "schemata": false, "monitoring": false},
             "memoryPolicy": memory_policy(),
             "mountExtensions": {"idmap": {"enabled": true}},
-            "netDevices": {"enabled": false},
+            "netDevices": {"enabled": true},
         },
         "annotations": {"dev.rrun.version": env!("CARGO_PKG_VERSION")},
         // They name directories of the host: nobody may set them for somebody else's container.

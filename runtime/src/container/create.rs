@@ -19,6 +19,7 @@ use crate::container::{Cgroups, ContainerId, Runtime};
 use crate::handover;
 use crate::hooks::Streams;
 use crate::host;
+use crate::netdevices;
 use crate::plan::{self, Given, Plan, landlock, overlay};
 use crate::process::listener::Listener;
 use crate::process::parent::{self, Made, Order, write_pid_file};
@@ -202,6 +203,7 @@ impl Runtime {
                 .saturating_add(request.preserve_fds),
             own_user_namespace: plan.namespaces.has(CloneFlags::CLONE_NEWUSER),
             keyring: keyring::name(&request.id)?,
+            devices: netdevices::find(&plan.net_devices)?,
             cgroups,
             state: state.clone(),
             hook_streams: Streams::open(&state.annotations)?,

@@ -22,6 +22,7 @@ use crate::confine::cgroup::Limits;
 use crate::confine::labels::require_selinux;
 use crate::host::SecurityModules;
 use crate::namespaces::{Namespaces, time_offsets};
+use crate::netdevices::{self, Wanted};
 use crate::plan::identity::{Means, Program, keeps_groups};
 use crate::plan::idmap::OwnIds;
 use crate::plan::mounts::{MountPlan, Surroundings};
@@ -41,6 +42,8 @@ pub struct Plan {
     pub domainname: Option<String>,
     /// The root directory.
     pub root: RootPlan,
+    /// Devices of the host's network that become the container's.
+    pub net_devices: Vec<Wanted>,
     /// The clocks of a new time namespace, as the kernel takes them.
     pub time_offsets: String,
     /// What is asked of the cgroups.
@@ -162,6 +165,7 @@ pub fn plan(spec: &Spec, given: &Given<'_>) -> anyhow::Result<Plan> {
         domainname: text(spec.domainname()),
         root: root(spec, &linux, given, own_ids(&namespaces, maps.as_ref()).as_ref())?,
         limits,
+        net_devices: netdevices::wanted(&linux),
         time_offsets: time_offsets(&linux),
         sysctl: sysctl(&linux)?,
         program,

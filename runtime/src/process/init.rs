@@ -19,6 +19,7 @@ use crate::console;
 use crate::container::Status;
 use crate::hooks::{HookFailed, Occasion};
 use crate::namespaces::{NEWTIME, enter_new_time};
+use crate::netdevices;
 use crate::plan::Plan;
 use crate::process::Site;
 use crate::process::channel::{Channel, Gone};
@@ -156,6 +157,7 @@ fn take_namespaces(plan: &Plan, site: &Site<'_>, sources: &mut Sources) -> anyho
     if plan.namespaces.makes(CloneFlags::CLONE_NEWNET) {
         network::raise_loopback().context("raise the loopback interface")?;
     }
+    netdevices::settle(&site.devices)?;
     if let Some(name) = &plan.hostname {
         sethostname(name).with_context(|| format!("set the host name {name}"))?;
     }

@@ -34,6 +34,7 @@ use serde::Serialize;
 
 use crate::container::{ContainerId, Status};
 use crate::hooks::{Occasion, Streams};
+use crate::netdevices::Device;
 use crate::rootfs::cgroup::CgroupView;
 
 /// What a process of ours knows of the container besides its plan.
@@ -47,6 +48,8 @@ pub struct Site<'a> {
     pub own_user_namespace: bool,
     /// The name of its session keyring.
     pub keyring: CString,
+    /// Devices of the host's network that become the container's.
+    pub devices: Vec<Device>,
     /// What a mount of type `cgroup` shows.
     pub cgroups: CgroupView,
     /// What hooks are told.

@@ -19,6 +19,7 @@ use crate::container::Status;
 use crate::container::processes::mount_namespace;
 use crate::hooks::HookFailed;
 use crate::namespaces::{self, Opened};
+use crate::netdevices;
 use crate::plan::Plan;
 use crate::process::channel::{Channel, Gone, pair};
 use crate::process::init::{self, Ends};
@@ -80,6 +81,7 @@ pub fn begin(order: &Order<'_>) -> anyhow::Result<Made> {
     let mut made =
         Made { init, server: None, console: None, mount_namespace, channel, keep: false };
     made.equip(order, to_init)?;
+    netdevices::hand_over(&order.site.devices, made.init.pid)?;
     made.channel.send_if_there(&ToInit::Go)?;
     Ok(made)
 }

@@ -88,6 +88,49 @@ pub(super) fn check_linux(linux: &oci::Linux, spec: &oci::Spec, problems: &mut P
         check_memory_policy(policy, problems);
     }
     check_time_offsets(linux, spec, problems);
+    check_net_devices(linux, spec, problems);
+}
+
+/// Source: runtime-spec 1.3, "Network Devices"; Linux `net/core/dev.c`, `dev_valid_name()`.
+fn check_net_devices(linux: &oci::Linux, spec: &oci::Spec, problems: &mut Problems) {
+    let at = "/linux/netDevices";
+    let devices = sorted(linux.net_devices().iter().flatten());
+    if !devices.is_empty() && !has_namespace(spec, oci::LinuxNamespaceType::Network) {
+        let sentence =
+            "needs a network namespace: add {\"type\": \"network\"} to /linux/namespaces";
+        problems.add(at, sentence);
+    }
+    let mut taken = Vec::new();
+    for (name, device) in devices {
+        let pointer = format!("{at}/{}", super::escape(name));
+        let inside = device.name().as_deref().filter(|inside| !inside.is_empty());
+        if !is_device_name(name) {
+            problems.add(&pointer, "is no name of a network device");
+        }
+        // The kernel puts the first free number for one %d.
+        let is_template = inside.is_some_and(|inside| inside.matches("%d").count() == 1);
+        let plain =
+            inside.map(
+                |inside| {
+                    if is_template { inside.replacen("%d", "0", 1) } else { inside.to_owned() }
+                },
+            );
+        if plain.as_deref().is_some_and(|plain| !is_device_name(plain)) {
+            problems.add(format!("{pointer}/name"), "is no name of a network device");
+        }
+        let final_name = inside.unwrap_or(name);
+        if !is_template && taken.contains(&final_name) {
+            problems.add(&pointer, format!("another device is called {final_name:?} inside"));
+        }
+        taken.push(final_name);
+    }
+}
+
+fn is_device_name(name: &str) -> bool {
+    /// `IFNAMSIZ`, less the NUL.
+    const LONGEST: usize = 15;
+    let legal = |byte: u8| byte.is_ascii_graphic() && !b"/:%".contains(&byte);
+    (1..=LONGEST).contains(&name.len()) && name.bytes().all(legal) && name != "." && name != ".."
 }
 
 /// Source: `set_mempolicy(2)`; Linux `mm/mempolicy.c`, `mpol_new()` and `sanitize_mpol_flags()`.
@@ -146,7 +189,7 @@ fn check_time_offsets(linux: &oci::Linux, spec: &oci::Spec, problems: &mut Probl
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::tests::{checked, table};
 
@@ -254,6 +297,33 @@ mod tests {
                     json!({"mode": "MPOL_PREFERRED", "flags": ["MPOL_F_STATIC_NODES"]}),
                     "/linux/memoryPolicy/flags/0: MPOL_F_STATIC_NODES is about nodes, and there \
                      are none",
+                ),
+            ],
+            checked,
+        );
+    }
+
+    #[test]
+    fn network_devices() {
+        let linux =
+            |devices: Value| json!({"namespaces": [{"type": "network"}], "netDevices": devices});
+        table(
+            [
+                ("/linux", linux(json!({"eth0": {}, "eth1": {"name": "in%d"}})), ""),
+                (
+                    "/linux",
+                    json!({"netDevices": {"eth0": {}}}),
+                    "/linux/netDevices: needs a network namespace: add {\"type\": \"network\"} to \
+                     /linux/namespaces",
+                ),
+                (
+                    "/linux",
+                    linux(json!({"a b": {"name": "%d%d"}, "eth0": {"name": "x"},
+                        "x": {}, "y": {"name": "0123456789abcdef"}})),
+                    "/linux/netDevices/a b: is no name of a network device; \
+                     /linux/netDevices/a b/name: is no name of a network device; \
+                     /linux/netDevices/x: another device is called \"x\" inside; \
+                     /linux/netDevices/y/name: is no name of a network device",
                 ),
             ],
             checked,

@@ -35,8 +35,6 @@ impl Refused {
     }
 
     fn linux(&mut self, linux: &oci::Linux) {
-        let devices = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
-        self.field("/linux/netDevices", devices);
         self.field("/linux/intelRdt", linux.intel_rdt().is_some());
     }
 }
@@ -63,7 +61,6 @@ mod tests {
     fn fields_are_refused_by_name() {
         for (pointer, value) in [
             ("/linux/intelRdt", json!({"closID": "a"})),
-            ("/linux/netDevices", json!({"eth0": {}})),
             ("/vm", json!({"kernel": {"path": "/k"}})),
         ] {
             assert_eq!(found(pointer, value), format!("{pointer}: {REMOVE}"));
