@@ -91,11 +91,11 @@ fn an_engine_gets_the_master_through_its_socket() {
     let deep = directory.path().join("d".repeat(120));
     fs::create_dir(&deep).unwrap();
     for (directory, name) in [(directory.path(), "short"), (&deep, "long")] {
-        // A path too long to listen at is made in the short way and moved.
-        let listener = UnixListener::bind(Path::new("/tmp").join(format!("rrun-{}", getpid())));
-        let listener = listener.unwrap();
+        // A path too long to listen at has a shorter one.
+        let opened = File::open(directory).unwrap();
+        let short = format!("/proc/self/fd/{}/{name}", opened.as_raw_fd());
+        let listener = UnixListener::bind(short).unwrap();
         let path = directory.join(name);
-        fs::rename(Path::new("/tmp").join(format!("rrun-{}", getpid())), &path).unwrap();
         let master = nix::pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY).unwrap();
         let number = terminal::number(&master).unwrap();
         send_master(&path, &OwnedFd::from(master)).unwrap();
