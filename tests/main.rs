@@ -14,6 +14,8 @@ mod cli;
 mod concurrent;
 mod exec;
 mod hooks;
+mod hostile;
+mod hostile_process;
 mod install;
 mod keyring;
 mod landlock;

@@ -9,7 +9,8 @@
 //!      └─ helper               finds the destinations, mounts or unmounts, says what came of it
 //! ```
 //! The container runs meanwhile, so every name in it is looked up as hostile, and no source is ever
-//! looked up inside.
+//! looked up inside. Nothing is locked: the lock is a descriptor of the host's, which a privileged
+//! program inside could find in the helper before it is closed there.
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -63,7 +64,6 @@ impl Runtime {
     pub fn add_mounts(&self, id: &ContainerId, file: &Path) -> anyhow::Result<()> {
         let list = rrun_spec::load_mounts(file)?;
         rrun_spec::check_mounts(&list)?;
-        let _locked = self.containers.lock(id)?;
         let target = self.target(id)?;
         let caller_is_root = !self.host.needs_user_namespace();
         let plans = target.plan(&list, caller_is_root)?;
@@ -88,7 +88,6 @@ impl Runtime {
     /// A list that is wrong, a container that does not run, a destination where nothing is mounted.
     pub fn remove_mounts(&self, id: &ContainerId, file: &Path) -> anyhow::Result<()> {
         let list = rrun_spec::load_mounts(file)?;
-        let _locked = self.containers.lock(id)?;
         let target = self.target(id)?;
         list.iter().enumerate().try_for_each(|(at, mount)| refuse_root(at, mount))?;
         let nothing = RefCell::new(Sources::new());

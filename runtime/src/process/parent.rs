@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use nix::errno::Errno;
+use nix::sys::prctl;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
 };
@@ -18,7 +19,7 @@ use crate::confine::cgroup::Cgroup;
 use crate::container::Status;
 use crate::container::processes::mount_namespace;
 use crate::hooks::HookFailed;
-use crate::namespaces::{self, Opened};
+use crate::namespaces;
 use crate::netdevices;
 use crate::plan::Plan;
 use crate::process::channel::{Channel, Gone, pair};
@@ -162,7 +163,15 @@ fn spawn(order: &Order<'_>, ends: Ends) -> anyhow::Result<Child> {
         return clone(new, || init::run(order.plan, order.site, ends)).map_err(explain_clone);
     }
     let how = Clone { sibling: true, ..new };
-    by_usher(&joined, how, || init::run(order.plan, order.site, ends))
+    let enter = || {
+        // Whoever is inside already may not look into init, which still has something of ours. In a
+        // user namespace of its own init does that later: an ordinary user could not look either.
+        if !order.site.own_user_namespace {
+            prctl::set_dumpable(false).context("become undumpable")?;
+        }
+        namespaces::join(&joined)
+    };
+    usher(enter, how, || init::run(order.plan, order.site, ends))
 }
 
 fn explain_clone(errno: Errno) -> anyhow::Error {
@@ -174,19 +183,6 @@ fn explain_clone(errno: Errno) -> anyhow::Error {
 enum FromUsher {
     Made { pid: i32 },
     Failed { chain: String },
-}
-
-/// Runs `body` in a child of ours that is made by a process in the namespaces `joined`.
-///
-/// # Errors
-///
-/// Why a namespace could not be joined or made.
-pub fn by_usher(
-    joined: &[Opened],
-    how: Clone<'_>,
-    body: impl FnOnce() -> u8,
-) -> anyhow::Result<Child> {
-    usher(|| namespaces::join(joined), how, body)
 }
 
 /// Runs `body` in a child of ours that is made by a process which has done `enter`.

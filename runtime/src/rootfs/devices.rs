@@ -148,10 +148,14 @@ pub fn bind_console(root: &Root, peer: BorrowedFd<'_>) -> anyhow::Result<()> {
     bind().context("bind the terminal to /dev/console")
 }
 
+/// Binds the host's node; where the image has a link, the link itself is covered.
 fn bind_node(root: &Root, device: &DevicePlan) -> anyhow::Result<()> {
     let node = clone_tree(AT_FDCWD, &device.path, false).context("bind the host's")?;
     ensure_same(node.as_fd(), device)?;
-    let target = root.make_file(&device.path)?;
+    let name = device.path.file_name().context("want a name")?;
+    let directory = root.make_directory(device.path.parent().unwrap_or(Path::new("/")))?;
+    verify::not_in_procfs(directory.as_fd(), &device.path)?;
+    let target = Root::make_file_itself(directory.as_fd(), name)?;
     attach(node.as_fd(), target.as_fd()).context("bind the host's")
 }
 

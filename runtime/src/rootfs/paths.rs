@@ -130,21 +130,20 @@ impl Root {
             .with_context(|| format!("open {}", path.display()))
     }
 
-    /// Opens the file `name` in `directory` itself: a symbolic link of that name is replaced by an empty
-    /// file, and so is nothing at all.
+    /// Opens `name` in `directory` itself, be it a symbolic link; if it is missing, an empty file is made.
     ///
     /// # Errors
     ///
-    /// `ELOOP` or `EEXIST` if somebody keeps exchanging it, and those of `openat(2)`.
+    /// Those of `openat2(2)`, `EEXIST` if somebody makes it at the same time.
     pub fn make_file_itself(directory: BorrowedFd<'_>, name: &OsStr) -> nix::Result<OwnedFd> {
-        match open_beneath(directory, name, OFlag::O_PATH) {
-            Err(Errno::ELOOP) => remove_file(directory, name)?,
+        let itself = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+        match open_beneath(directory, name, itself) {
             Err(Errno::ENOENT) => {}
             found => return found,
         }
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         nix::fcntl::openat(directory, name, flags, Mode::from_bits_truncate(0o644))?;
-        open_beneath(directory, name, OFlag::O_PATH)
+        open_beneath(directory, name, itself)
     }
 
     /// The directory in which the last name of `path` lies, made if it is missing, and that name.
