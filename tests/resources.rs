@@ -229,3 +229,45 @@ fn what_cannot_be_set_is_an_error() {
         sandbox.assert_nothing_left();
     }
 }
+
+/// `exec --cgroup` puts a program below the container's cgroup, and nowhere else.
+#[test]
+fn exec_goes_into_the_cgroup_that_is_asked_for() {
+    if !is_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let bundle = bundle(&sandbox, &["sleep", "1000"], json!({}));
+    bundle.edit(|config| {
+        config["mounts"].as_array_mut().unwrap().last_mut().unwrap()["options"] = json!(["rw"]);
+    });
+    let id = sandbox.start(&bundle, "below");
+    let own =
+        |cgroup: &str| sandbox.rrun(&["exec", "--cgroup", cgroup, &id, "cat", "/proc/self/cgroup"]);
+    let unified = "d=/sys/fs/cgroup/unified; [ -d $d ] || d=/sys/fs/cgroup;";
+    let make = format!(
+        "{unified} mkdir $d/sub; for c in cpu memory; do mkdir -p /sys/fs/cgroup/$c/sub; done; true"
+    );
+    sandbox.rrun(&["exec", &id, "sh", "-c", &make]).ok();
+    assert!(own("/").ok().stdout.contains("0::/\n"));
+    assert!(own(":sub").ok().stdout.contains("0::/sub\n"));
+    if has_v1("memory") {
+        let seen = own("memory:sub").ok().stdout;
+        assert!(seen.contains(":memory:/sub\n") && seen.contains("0::/\n"), "{seen}");
+    }
+    own("..").complains_of(&["bad sub cgroup path", "`..` components are not allowed"]);
+    own(":nonexistent").complains_of(&[" adding pid ", "o such file or directory"]);
+    own("whaaat:/").complains_of(&["unknown controller whaaat"]);
+    // A cgroup that hands controllers down takes no process: then it is that of init.
+    let hand_down = format!(
+        "{unified} echo 1 > $d/sub/cgroup.procs; echo +hugetlb > $d/cgroup.subtree_control"
+    );
+    if has_v2("hugetlb") {
+        sandbox.rrun(&["exec", "--cgroup", ":sub", &id, "sh", "-c", &hand_down]).ok();
+        let seen = sandbox.rrun(&["exec", &id, "cat", "/proc/self/cgroup"]).ok().stdout;
+        assert!(seen.contains("0::/sub\n"), "{seen}");
+        own(":/").complains_of(&[" adding pid ", "evice or resource busy"]);
+    }
+    sandbox.remove(&id);
+    sandbox.assert_nothing_left();
+}

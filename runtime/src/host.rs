@@ -8,7 +8,10 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use anyhow::Context as _;
 use nix::unistd::{Gid, Uid, getegid, geteuid};
+
+use crate::confine::cgroup::Hierarchies;
 
 /// The user, the user namespace and the environment that the command runs in.
 #[derive(Debug, Clone)]
@@ -68,6 +71,28 @@ impl SecurityModules {
                 .is_ok_and(|found| found.filesystem_type() == nix::sys::statfs::SELINUX_MAGIC),
         }
     }
+}
+
+impl Host {
+    /// The ID of our user outside of the user namespace that we are in, which is how a bus or another
+    /// process out there knows us.
+    #[must_use]
+    pub fn uid_outside(&self) -> u32 {
+        let map = read_proc("/proc/self/uid_map").unwrap_or_default();
+        let maps = crate::userns::map::parse(&map).unwrap_or_default();
+        let own = self.uid.as_raw();
+        crate::userns::map::inside_to_outside(&maps, own).unwrap_or(own)
+    }
+}
+
+/// The cgroups of this machine, and where in them we are.
+///
+/// # Errors
+///
+/// If `/proc` cannot be read.
+pub fn hierarchies() -> anyhow::Result<Hierarchies> {
+    let read = |path| read_proc(path).with_context(|| format!("read {path}"));
+    Ok(Hierarchies::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?))
 }
 
 /// A variable of the environment that is set and not empty.

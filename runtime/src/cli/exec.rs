@@ -65,6 +65,9 @@ pub(super) struct Exec {
     /// Socket that takes the master side of the terminal
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
+    /// Where below the container's cgroup the program goes; may be repeated for controllers of version 1
+    #[arg(long, value_name = "[CONTROLLER:]PATH")]
+    cgroup: Vec<String>,
     /// Descriptors after the standard three that the program gets
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
@@ -109,6 +112,7 @@ impl Exec {
             pid_file: self.pid_file.clone(),
             preserve_fds: self.preserve_fds,
             detach: self.detach,
+            cgroups: self.cgroup.clone(),
         }
     }
 }

@@ -7,6 +7,7 @@ mod completion;
 mod create;
 mod creation;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod images;
@@ -27,7 +28,7 @@ mod update;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::container::{Cgroups, ContainerId, Runtime};
@@ -67,7 +68,7 @@ pub struct Global {
     /// How the container's cgroups are made
     #[arg(long, value_name = "MANAGER", default_value = "cgroupfs")]
     cgroup_manager: CgroupManager,
-    /// Let systemd make the container's cgroups; not there yet
+    /// Let systemd make the container's cgroups, as --cgroup-manager systemd does
     #[arg(long)]
     systemd_cgroup: bool,
     /// Whether a cgroup that may not be made is no error
@@ -127,6 +128,8 @@ enum Verb {
     Resume(resume::Resume),
     /// Change the limits of a container
     Update(update::Update),
+    /// Show what a container uses, and when it runs out of memory
+    Events(events::Events),
     /// Save a running container to files
     Checkpoint(checkpoint::Checkpoint),
     /// Bring a container back that checkpoint has saved
@@ -168,6 +171,7 @@ impl Command {
             Verb::Pause(verb) => verb.run(global),
             Verb::Resume(verb) => verb.run(global),
             Verb::Update(verb) => verb.run(global),
+            Verb::Events(verb) => verb.run(global),
             Verb::Checkpoint(verb) => verb.run(global),
             Verb::Restore(verb) => verb.run(global),
             Verb::List(verb) => verb.run(global),
@@ -202,11 +206,8 @@ impl Global {
     ///
     /// # Errors
     ///
-    /// If a flag asks for what is not there yet, or there is no place for the state.
+    /// If there is no place for the state.
     fn runtime(&self) -> anyhow::Result<Runtime> {
-        if self.systemd_cgroup || self.cgroup_manager == CgroupManager::Systemd {
-            bail!("systemd as cgroup manager is not supported yet: use --cgroup-manager cgroupfs");
-        }
         let host = Host::probe();
         let root = match &self.root {
             Some(root) => {
@@ -219,7 +220,9 @@ impl Global {
             data_root: store::data_root(&host).ok(),
             cgroups: match self.cgroup_manager {
                 CgroupManager::Disabled => Cgroups::Disabled,
-                _ => Cgroups::Cgroupfs,
+                CgroupManager::Systemd => Cgroups::Systemd,
+                CgroupManager::Cgroupfs if self.systemd_cgroup => Cgroups::Systemd,
+                CgroupManager::Cgroupfs => Cgroups::Cgroupfs,
             },
             tolerate_cgroups: match self.rootless {
                 Rootless::Auto => !host.is_real_root(),

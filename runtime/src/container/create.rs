@@ -11,11 +11,12 @@ use rrun_spec::oci::{Hook, Spec};
 use rrun_spec::{Bundle, Problems};
 
 use crate::confine::capabilities::Available;
-use crate::confine::cgroup::{self, Cgroup, CgroupPlan, Hierarchies};
+use crate::confine::cgroup::Cgroup;
 use crate::confine::seccomp;
 use crate::console;
 use crate::container::delete::poststop;
-use crate::container::{Cgroups, ContainerId, Runtime};
+use crate::container::limits::Undo;
+use crate::container::{ContainerId, Runtime};
 use crate::handover;
 use crate::hooks::Streams;
 use crate::host;
@@ -24,7 +25,6 @@ use crate::plan::{self, Given, Plan, landlock, overlay};
 use crate::process::listener::Listener;
 use crate::process::parent::{self, Made, Order, write_pid_file};
 use crate::process::{Site, StateOfHooks, keyring};
-use crate::rootfs::cgroup::CgroupView;
 use crate::store::containers::{Entry, ProcessIdentity, Record};
 use crate::store::layers::KeptLayer;
 use crate::sys;
@@ -191,8 +191,8 @@ impl Runtime {
         let state = state_of_hooks(bundle, &request.id);
         // First of all: it says which cgroups to look for if this process is killed.
         attempt.entry()?.write_config(&bundle.text)?;
-        let cgroups = self.cgroups(&bundle.spec, &plan, &request.id)?;
-        attempt.cgroup.clone_from(&cgroups.cgroup);
+        let (cgroups, scope) = self.cgroups(&bundle.spec, &plan, &request.id)?;
+        let mut cgroup = Undo(cgroups.cgroup.clone());
         let poststop = plan.hooks.poststop().clone().unwrap_or_default();
         attempt.poststop = Some((poststop, state.clone()));
         let entry = attempt.entry()?;
@@ -210,8 +210,12 @@ impl Runtime {
         };
         let order = Order { plan: &plan, site: &site, entry, awaits_start };
         let mut made = parent::begin(&order)?;
+        if let Some(scope) = &scope {
+            cgroup = Undo(Some(self.start_scope(scope, &made, &plan)?));
+        }
+        made.go()?;
         // While init works. If there is no record because it has ended, it says why.
-        let record = self.record(bundle, &plan, &site, &made);
+        let record = self.record(bundle, &plan, &site, &made, cgroup.0.clone());
         let drafted = record.and_then(|record| Ok((entry.draft(&record)?, record)));
         made.until_ready(&order)?;
         let (draft, record) = drafted?;
@@ -222,49 +226,10 @@ impl Runtime {
             write_pid_file(path, made.init.pid)?;
             attempt.pid_file = Some(path.clone());
         }
+        cgroup.keep();
         let listener = Listener::of(&bundle.spec);
         let entry = attempt.succeed()?;
         Ok(Created { entry, record, made, state, listener, hooks: plan.hooks })
-    }
-
-    /// Makes the container's cgroups and sets their limits.
-    pub(super) fn cgroups(
-        &self,
-        spec: &Spec,
-        plan: &Plan,
-        id: &ContainerId,
-    ) -> anyhow::Result<CgroupView> {
-        let hierarchies = hierarchies()?;
-        let own_namespace = plan.namespaces.has(CloneFlags::CLONE_NEWCGROUP);
-        let wanted = self.cgroup_plan(&hierarchies, spec, id)?;
-        if wanted.is_none() {
-            plan.limits.refuse_without_cgroup()?;
-        }
-        let cgroup =
-            wanted.map(|plan_of_it| plan_of_it.create(&plan.limits)).transpose()?.flatten();
-        if let Some(Err(error)) = cgroup.as_ref().map(|cgroup| cgroup.apply(&plan.limits)) {
-            undo_cgroup(cgroup.as_ref());
-            return Err(error);
-        }
-        Ok(CgroupView { hierarchies, cgroup, own_namespace })
-    }
-
-    /// Where the cgroups of `id` are to be, if it gets any.
-    ///
-    /// # Errors
-    ///
-    /// A path that leads elsewhere.
-    pub fn cgroup_plan(
-        &self,
-        hierarchies: &Hierarchies,
-        spec: &Spec,
-        id: &ContainerId,
-    ) -> anyhow::Result<Option<CgroupPlan>> {
-        if self.cgroups == Cgroups::Disabled {
-            return Ok(None);
-        }
-        let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-        cgroup::plan(hierarchies, id.as_str(), path, !self.tolerate_cgroups)
     }
 
     fn record(
@@ -273,6 +238,7 @@ impl Runtime {
         plan: &Plan,
         site: &Site<'_>,
         made: &Made,
+        cgroup: Option<Cgroup>,
     ) -> anyhow::Result<Record> {
         Ok(Record {
             id: site.state.id.clone(),
@@ -283,7 +249,7 @@ impl Runtime {
             created: Timestamp::now().to_string(),
             owner: self.host.uid.as_raw(),
             annotations: bundle.spec.annotations().clone().unwrap_or_default(),
-            cgroup: site.cgroups.cgroup.clone(),
+            cgroup,
             server: made.server.map(ProcessIdentity::of).transpose()?,
             own_user_namespace: site.own_user_namespace,
             own_keyring: plan.new_keyring,
@@ -301,23 +267,11 @@ pub(super) fn has_late_hooks(hooks: &rrun_spec::oci::Hooks) -> bool {
         .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
 }
 
-/// The cgroups of this machine, and where in them we are.
-///
-/// # Errors
-///
-/// If `/proc` cannot be read.
-pub fn hierarchies() -> anyhow::Result<Hierarchies> {
-    let read = |path| host::read_proc(path).with_context(|| format!("read {path}"));
-    Ok(Hierarchies::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?))
-}
-
 /// A creation under way. Dropping it removes what was made outside of processes.
 pub(super) struct Attempt {
     entry: Option<Entry>,
     /// Where the first process's number was written.
     pub(super) pid_file: Option<PathBuf>,
-    /// Its cgroups.
-    pub(super) cgroup: Option<Cgroup>,
     new_layer: Option<KeptLayer>,
     /// What is to be run in the end, once the container's processes have been there.
     poststop: Option<(Vec<Hook>, StateOfHooks)>,
@@ -326,7 +280,7 @@ pub(super) struct Attempt {
 impl Attempt {
     /// The creation of the container of `entry`.
     pub(super) fn of(entry: Entry) -> Self {
-        Self { entry: Some(entry), pid_file: None, cgroup: None, new_layer: None, poststop: None }
+        Self { entry: Some(entry), pid_file: None, new_layer: None, poststop: None }
     }
 
     /// The container's directory.
@@ -345,7 +299,6 @@ impl Attempt {
     /// Never.
     pub(super) fn succeed(mut self) -> anyhow::Result<Entry> {
         self.pid_file = None;
-        self.cgroup = None;
         self.new_layer = None;
         self.poststop = None;
         self.entry.take().context("the container's directory")
@@ -357,7 +310,6 @@ impl Drop for Attempt {
         if let Some(path) = self.pid_file.take() {
             let _gone_already = fs::remove_file(path);
         }
-        undo_cgroup(self.cgroup.as_ref());
         if let Some(Err(error)) = self.new_layer.take().map(|layer| layer.purge()) {
             log::warn!("{error:#}");
         }
@@ -405,13 +357,6 @@ fn check_root(plan: &Plan) -> anyhow::Result<()> {
         fs::metadata(path).map_err(|error| anyhow!("/root/path: {}: {error}", path.display()))?;
     ensure!(found.is_dir(), "/root/path: {} is not a directory", path.display());
     Ok(())
-}
-
-fn undo_cgroup(cgroup: Option<&Cgroup>) {
-    if let Some(Err(error)) = cgroup.map(|cgroup| cgroup.kill_all().and_then(|()| cgroup.remove()))
-    {
-        log::warn!("{error:#}");
-    }
 }
 
 pub(super) fn state_of_hooks(bundle: &Bundle, id: &ContainerId) -> StateOfHooks {

@@ -6,10 +6,10 @@ use anyhow::{Context as _, bail};
 use nix::unistd::Pid;
 use rrun_spec::oci::Hook;
 
-use crate::container::create::hierarchies;
 use crate::container::processes::{Pin, mount_namespace};
 use crate::container::{Action, ContainerId, Runtime, Status};
 use crate::hooks::{Occasion, Streams};
+use crate::host::hierarchies;
 use crate::process::StateOfHooks;
 use crate::store::containers::{Entry, ProcessIdentity, Record};
 use crate::store::layers::KeptLayer;

@@ -3,11 +3,12 @@
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use nix::sched::CloneFlags;
 use rrun_spec::oci::{Capability, LinuxCapabilities, Process, Spec};
 
 use crate::confine::capabilities::Available;
+use crate::confine::cgroup::Cgroup;
 use crate::console;
 use crate::container::create::{hand_on_pidfd, landlock_profile};
 use crate::container::{Action, ContainerId, Runtime, Status};
@@ -59,6 +60,8 @@ pub struct Request {
     pub preserve_fds: u32,
     /// Whether we end when it runs.
     pub detach: bool,
+    /// `--cgroup`: where below the container's cgroup it goes.
+    pub cgroups: Vec<String>,
 }
 
 impl Runtime {
@@ -76,16 +79,24 @@ impl Runtime {
         program.seccomp = self.filter(&spec)?;
         let listener = Listener::of(&spec);
         let init = self.pidfd(&record).context("container not running")?;
+        let cgroup = record.cgroup.as_ref();
+        let within = |cgroup: &Cgroup| cgroup.within(&request.cgroups, record.init.pid());
+        let cgroup = cgroup.map(within).transpose()?;
+        ensure!(
+            cgroup.is_some() || request.cgroups.is_empty(),
+            "--cgroup: the container has no cgroup"
+        );
         let order = Order {
             program: &program,
             init: init.as_fd(),
             namespaces: namespaces(&spec, &record),
-            cgroup: record.cgroup.as_ref(),
+            cgroup: cgroup.as_ref(),
             keyring: record.own_keyring.then(|| keyring::name(id)).transpose()?,
             first_closed: FIRST + request.preserve_fds,
             asks_agent: listener.is_some(),
             at_once: request.pid_file.is_none()
                 && request.pidfd_socket.is_none()
+                && cgroup.as_ref().is_none_or(|cgroup| !cgroup.moves_by_itself())
                 && !program.terminal,
         };
         let mut made = guest::make(&order)?;

@@ -6,9 +6,11 @@
 pub mod checkpoint;
 pub mod create;
 pub mod delete;
+pub mod events;
 pub mod exec;
 mod id;
 pub mod kill;
+mod limits;
 pub mod mounts;
 pub mod pause;
 pub mod processes;
@@ -48,6 +50,8 @@ pub enum Cgroups {
     /// The runtime makes and removes directories of the cgroup file system.
     #[default]
     Cgroupfs,
+    /// systemd makes and removes transient scopes.
+    Systemd,
     /// Containers stay in the cgroups of the caller.
     Disabled,
 }

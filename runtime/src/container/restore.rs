@@ -23,6 +23,7 @@ use crate::container::checkpoint::{
 use crate::container::create::{
     self, Attempt, check_console, has_late_hooks, load, state_of_hooks,
 };
+use crate::container::limits::Undo;
 use crate::container::processes::mount_namespace;
 use crate::container::run::After;
 use crate::container::{Runtime, Status};
@@ -98,16 +99,18 @@ impl Runtime {
         self.clear_remains(&entry, id)?;
         let mut attempt = Attempt::of(entry);
         attempt.entry()?.write_config(&bundle.text)?;
-        let cgroup = self.cgroups(&bundle.spec, &plan, id)?.cgroup;
-        attempt.cgroup.clone_from(&cgroup);
+        let (view, scope) = self.cgroups(&bundle.spec, &plan, id)?;
+        ensure!(scope.is_none(), "into a scope of systemd: give --cgroup-manager cgroupfs");
+        let cgroup = Undo(view.cgroup);
         let root = MountedRoot::make(attempt.entry()?, &plan.root)?;
-        let order = Order { request, bundle: &bundle, plan: &plan, cgroup: cgroup.as_ref() };
+        let order = Order { request, bundle: &bundle, plan: &plan, cgroup: cgroup.0.as_ref() };
         let (child, console) = order.carry_out(&places, &root.0)?;
         drop(root);
         let kept = self.keep(&order, &child, &mut attempt);
         let record = kept.inspect_err(|_| {
             let _ended_already = pidfd_signal(child.pidfd.as_fd(), libc::SIGKILL);
         })?;
+        cgroup.keep();
         drop(attempt.succeed()?);
         let console = match (&request.creation.console_socket, console) {
             (Some(socket), Some(master)) => {

@@ -3,6 +3,7 @@
 //! Pure: from a checked configuration and what is known of the host to a [`Plan`], which init
 //! carries out from top to bottom. All bad input is refused here.
 
+mod delegation;
 pub mod identity;
 pub mod idmap;
 pub mod landlock;
@@ -48,6 +49,8 @@ pub struct Plan {
     pub time_offsets: String,
     /// What is asked of the cgroups.
     pub limits: Limits,
+    /// The host's ID of the user who may manage the container's cgroup from inside.
+    pub cgroup_owner: Option<u32>,
     /// Names below `/proc/sys` and their values.
     pub sysctl: Vec<(String, String)>,
     /// The first program.
@@ -165,6 +168,7 @@ pub fn plan(spec: &Spec, given: &Given<'_>) -> anyhow::Result<Plan> {
         domainname: text(spec.domainname()),
         root: root(spec, &linux, given, own_ids(&namespaces, maps.as_ref()).as_ref())?,
         limits,
+        cgroup_owner: delegation::owner(spec, &namespaces, maps.as_ref()),
         net_devices: netdevices::wanted(&linux),
         time_offsets: time_offsets(&linux),
         sysctl: sysctl(&linux)?,

@@ -71,9 +71,14 @@ pub struct Made {
 /// What failed, here or inside.
 pub fn make(order: &Order<'_>) -> anyhow::Result<Made> {
     let (channel, to_parent) = pair()?;
-    let entrance = order.cgroup.map(|cgroup| cgroup.entrance(false)).transpose()?;
-    let unified = order.cgroup.and_then(Cgroup::unified_dir).map(File::open);
-    let unified = unified.transpose().context("open the container's cgroup")?;
+    // Where systemd moves processes, it does so when this one is there.
+    let (by_systemd, by_itself) = match order.cgroup {
+        Some(cgroup) if cgroup.moves_by_itself() => (Some(cgroup), None),
+        cgroup => (None, cgroup),
+    };
+    let entrance = by_itself.map(|cgroup| cgroup.entrance(false)).transpose().context(ADD)?;
+    let unified = by_itself.and_then(Cgroup::unified_dir).map(File::open);
+    let unified = unified.transpose().context("open the container's cgroup").context(ADD)?;
     let labels = &order.program.labels;
     let procfs = (!labels.is_empty()).then(Procfs::of_caller).transpose()?;
     // Moving a process that exists already makes the kernel wait for every processor, 5 to 15 ms.
@@ -82,9 +87,13 @@ pub fn make(order: &Order<'_>) -> anyhow::Result<Made> {
     let child = usher(|| enter(order), how, || run(order, entrance, procfs, &to_parent))?;
     drop(to_parent);
     let mut made = Made { child, console: None, channel, keep: false };
+    by_systemd.map_or(Ok(()), |cgroup| cgroup.attach(made.child.pid))?;
     made.converse()?;
     Ok(made)
 }
+
+/// What is being done when the container's cgroups cannot be joined, as runc says it.
+pub const ADD: &str = "adding pid of the new process to cgroups";
 
 /// What is being done when the container's namespaces cannot be joined.
 const JOIN: &str = "join the container's namespaces";
@@ -154,7 +163,7 @@ fn run(
     parent: &Channel<ToParent, ToInit>,
 ) -> u8 {
     let inside = entrance
-        .map_or(Ok(()), |entrance| entrance.pass())
+        .map_or(Ok(()), |entrance| entrance.pass().context(ADD))
         .and_then(|()| order.program.affinity.after_cgroup());
     let Err(error) = inside.and_then(|()| set_up(order, procfs, parent));
     if !error.is::<Gone>() {

@@ -77,6 +77,7 @@ fn set_up(
 ) -> anyhow::Result<Infallible> {
     isolate(site, parent, server.as_ref(), listener, &sources)?;
     expect(parent, &ToInit::Go)?;
+    let cgroups = site.cgroups.seen_by_init()?;
     take_namespaces(plan, site, &mut sources)?;
     let root = rootfs::build(
         &plan.root,
@@ -85,7 +86,7 @@ fn set_up(
             sources,
             spare_place: site.directory,
             may_make_devices: !site.own_user_namespace,
-            cgroups: &site.cgroups,
+            cgroups: cgroups.as_ref().unwrap_or(&site.cgroups),
         },
     )?;
     run_hooks(plan, site, &root, parent)?;

@@ -23,6 +23,7 @@ use crate::namespaces;
 use crate::netdevices;
 use crate::plan::Plan;
 use crate::process::channel::{Channel, Gone, pair};
+use crate::process::guest::ADD;
 use crate::process::init::{self, Ends};
 use crate::process::listener::Asked;
 use crate::process::protocol::{FromServer, ToInit, ToParent, ToServer, chain};
@@ -61,7 +62,7 @@ pub struct Made {
     keep: bool,
 }
 
-/// Makes the container's processes and lets init begin; [`Made::until_ready`] waits for it.
+/// Makes the container's processes. Init waits for [`Made::go`].
 ///
 /// # Errors
 ///
@@ -83,7 +84,6 @@ pub fn begin(order: &Order<'_>) -> anyhow::Result<Made> {
         Made { init, server: None, console: None, mount_namespace, channel, keep: false };
     made.equip(order, to_init)?;
     netdevices::hand_over(&order.site.devices, made.init.pid)?;
-    made.channel.send_if_there(&ToInit::Go)?;
     Ok(made)
 }
 
@@ -197,7 +197,14 @@ pub fn usher(
 ) -> anyhow::Result<Child> {
     let (here, there) = pair::<(), FromUsher>()?;
     let usher = fork(|| {
-        let made = enter().and_then(|()| clone(how, body).map_err(explain_clone));
+        let only_a_cgroup = how.namespaces.is_empty() && how.cgroup.is_some();
+        let explain = |errno| match errno {
+            Errno::EBUSY | Errno::EOPNOTSUPP | Errno::ENODEV if only_a_cgroup => {
+                anyhow!(errno).context(ADD)
+            }
+            errno => explain_clone(errno),
+        };
+        let made = enter().and_then(|()| clone(how, body).map_err(explain));
         let message = match &made {
             Ok(child) => FromUsher::Made { pid: child.pid.as_raw() },
             Err(error) => FromUsher::Failed { chain: chain(error) },
@@ -224,6 +231,15 @@ pub fn usher(
 }
 
 impl Made {
+    /// Lets init begin; [`Self::until_ready`] waits for it.
+    ///
+    /// # Errors
+    ///
+    /// If it has ended.
+    pub fn go(&mut self) -> anyhow::Result<()> {
+        self.channel.send_if_there(&ToInit::Go)
+    }
+
     /// Does for init what only we can do: its ID maps, its cgroups, its root's server.
     fn equip(
         &mut self,

@@ -11,6 +11,7 @@ use nix::unistd::symlinkat;
 use rrun_spec::mount_options::attr;
 
 use crate::confine::cgroup::{Cgroup, Hierarchies, Hierarchy};
+use crate::host::hierarchies;
 use crate::plan::mounts::MountPlan;
 use crate::rootfs::mounts::{create, make_readonly, place};
 use crate::rootfs::paths::Root;
@@ -25,9 +26,25 @@ pub struct CgroupView {
     pub cgroup: Option<Cgroup>,
     /// Whether the container has a cgroup namespace, in which its own directory is the root.
     pub own_namespace: bool,
+    /// Whether systemd puts init into a cgroup that is not known before.
+    pub by_systemd: bool,
 }
 
 impl CgroupView {
+    /// The same as init sees it where systemd has put it, if it has. For init, before it has a cgroup
+    /// namespace of its own.
+    ///
+    /// # Errors
+    ///
+    /// If `/proc` cannot be read.
+    pub fn seen_by_init(&self) -> Result<Option<Self>> {
+        if !self.by_systemd {
+            return Ok(None);
+        }
+        let hierarchies = hierarchies()?;
+        Ok(Some(Self { hierarchies, cgroup: None, by_systemd: true, ..*self }))
+    }
+
     /// Mounts what there is at the destination of `plan`.
     ///
     /// # Errors

@@ -101,11 +101,44 @@ impl Rule {
             Kind::Char => 'c',
         };
         let number = |number: Option<i32>| number.map_or_else(|| "*".to_owned(), |n| n.to_string());
+        format!("{kind} {}:{} {}", number(self.major), number(self.minor), self.letters())
+    }
+
+    fn letters(&self) -> String {
         let letters = [(READ, 'r'), (WRITE, 'w'), (MAKE, 'm')];
         let access = letters.iter().filter(|(bit, _)| self.access & bit != 0);
-        let access = access.map(|(_, letter)| letter).collect::<String>();
-        format!("{kind} {}:{} {access}", number(self.major), number(self.minor))
+        access.map(|(_, letter)| letter).collect()
     }
+
+    /// What systemd calls these devices; it has no word for a minor number of any major.
+    fn entries(&self) -> Option<Vec<(String, String)>> {
+        let kinds: &[&str] = match self.kind {
+            Kind::All => &["char", "block"],
+            Kind::Block => &["block"],
+            Kind::Char => &["char"],
+        };
+        let entry = |kind: &&str| {
+            let path = match (self.major, self.minor) {
+                (None, None) => format!("{kind}-*"),
+                (Some(major), None) => format!("{kind}-{major}"),
+                (Some(major), Some(minor)) => format!("/dev/{kind}/{major}:{minor}"),
+                (None, Some(_)) => return None,
+            };
+            Some((path, self.letters()))
+        };
+        kinds.iter().map(entry).collect()
+    }
+}
+
+/// The rules as systemd's `DeviceAllow` has them (`systemd.resource-control(5)`): paths or groups, and
+/// kinds of access. None if they are more than a list of exceptions from "nothing".
+pub(super) fn allow_list(rules: &[Rule]) -> Option<Vec<(String, String)>> {
+    let (first, rest) = rules.split_first()?;
+    if first.allow || !first.fits_all() {
+        return None;
+    }
+    let entries = rest.iter().map(|rule| rule.allow.then(|| rule.entries()).flatten());
+    Some(entries.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
 /// -1 is any, as nothing is.

@@ -59,6 +59,11 @@ impl Hierarchies {
         found
     }
 
+    /// Those of both versions.
+    pub fn all(&self) -> impl Iterator<Item = &Hierarchy> {
+        self.v1.iter().chain(&self.unified)
+    }
+
     /// Whether version 2 is all there is.
     #[must_use]
     pub fn is_unified(&self) -> bool {

@@ -65,6 +65,10 @@ impl Limits {
         &self.warnings
     }
 
+    pub(super) fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+
     pub(super) fn devices(&self) -> &[Rule] {
         &self.devices
     }

@@ -8,9 +8,13 @@ mod devices;
 mod files;
 mod hierarchies;
 mod limits;
+mod out_of_memory;
 mod plan;
 mod resources;
 mod setting;
+mod stats;
+mod systemd;
+mod within;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -26,7 +30,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::hierarchies::{Hierarchies, Hierarchy};
 pub use self::limits::Limits;
+pub use self::out_of_memory::OutOfMemory;
 pub use self::plan::{CgroupPlan, plan};
+pub use self::stats::Stats;
+pub use self::systemd::{Instance, ScopePlan, scope};
 
 /// How often something that the kernel does in its own time is looked at: first after a millisecond,
 /// then after twice as long each time, 2 s in all.
@@ -39,6 +46,9 @@ pub struct Cgroup {
     unified: Option<Directory>,
     /// Whether its maker had privileges on the host, so that a refusal is an error.
     privileged: bool,
+    /// The unit of systemd that it is, if systemd made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scope: Option<systemd::Scope>,
 }
 
 /// The directory of a cgroup in one hierarchy.
@@ -181,6 +191,32 @@ impl Cgroup {
         devices::apply(self, limits.devices())
     }
 
+    /// Gives the cgroup to the user `uid`, as far as that is safe: the files that the kernel names, and in
+    /// version 2 alone.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` for who may not give files away, unless he has no privileges anyway.
+    ///
+    /// Source: `cgroups(7)`, "Cgroups delegation"; `/sys/kernel/cgroup/delegate`.
+    pub fn give_to(&self, uid: u32) -> Result<()> {
+        const USUAL: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n";
+        let Some(directory) = self.unified.as_ref().filter(|_| self.v1.is_empty()) else {
+            return Ok(());
+        };
+        let names = files::read(Path::new("/sys/kernel/cgroup/delegate"));
+        let names = names.unwrap_or_else(|_before_4_15| USUAL.to_owned());
+        let files = names.lines().map(|name| directory.path.join(name));
+        for path in files.chain([directory.path.clone()]) {
+            match std::os::unix::fs::lchown(&path, Some(uid), None) {
+                Err(error) if errno_of(&error) == Errno::ENOENT => {}
+                Err(error) if errno_of(&error) == Errno::EPERM && !self.privileged => {}
+                given => given.with_context(|| format!("give {} to {uid}", path.display()))?,
+            }
+        }
+        Ok(())
+    }
+
     /// Changes the limits of a cgroup in use; its device rules are replaced if there are new ones.
     ///
     /// # Errors
@@ -188,7 +224,31 @@ impl Cgroup {
     /// As [`Self::apply`]. The limits are then what they were, as far as a file holds one value.
     pub fn change(&self, limits: &Limits) -> Result<()> {
         limits.replace(self)?;
+        if let Some(scope) = &self.scope {
+            scope.change(limits, self.v1.is_empty())?;
+            // What systemd rounds, or resets with its own.
+            limits.apply(self)?;
+        }
         devices::replace(self, limits.devices())
+    }
+
+    /// Whether processes get into it by systemd's hand only, with [`Self::attach`].
+    #[must_use]
+    pub fn moves_by_itself(&self) -> bool {
+        self.scope.as_ref().is_some_and(systemd::Scope::moves_by_itself)
+    }
+
+    /// Lets systemd move `pid` into this cgroup, which may be one below the unit's own.
+    ///
+    /// # Errors
+    ///
+    /// What systemd says; a cgroup that it did not make.
+    pub fn attach(&self, pid: Pid) -> Result<()> {
+        let scope = self.scope.as_ref().context("systemd does not know this cgroup")?;
+        let unified = self.unified.as_ref().context("no cgroup of version 2")?;
+        let mut below = unified.path.iter().skip_while(|name| *name != scope.unit());
+        let _unit_itself = below.next();
+        scope.attach(pid, &below.collect::<PathBuf>())
     }
 
     /// Every process in the cgroup and those below it.
@@ -311,6 +371,9 @@ impl Cgroup {
     ///
     /// `EBUSY` if processes are still there after 2 s.
     pub fn remove(&self) -> Result<()> {
+        if let Some(scope) = &self.scope {
+            scope.stop()?;
+        }
         self.directories().try_for_each(|directory| {
             let removed = wait_until(|| match remove_tree(&directory.path) {
                 Ok(()) => Ok(true),
@@ -334,6 +397,10 @@ impl Cgroup {
     ///
     /// Those of rmdir(2) but `EBUSY`.
     pub fn remove_if_empty(&self) -> Result<bool> {
+        if self.scope.is_some() {
+            // systemd has to be told in any case.
+            return Ok(false);
+        }
         for directory in self.directories() {
             match remove_tree(&directory.path) {
                 Err(error) if errno_of(&error) == Errno::EBUSY => return Ok(false),

@@ -63,8 +63,7 @@ pub fn plan(
             candidates: bases.into_iter().map(|base| base.join(&name)).collect(),
         }
     };
-    let all = hierarchies.v1.iter().chain(&hierarchies.unified);
-    let places = all.map(place).collect::<Vec<_>>();
+    let places = hierarchies.all().map(place).collect::<Vec<_>>();
     Ok((!places.is_empty()).then_some(CgroupPlan { places, must: privileged }))
 }
 
@@ -172,6 +171,24 @@ impl Place {
         }
         Ok(())
     }
+}
+
+/// Makes the directory `path` of `hierarchy` and those above it, as they must be to take processes.
+///
+/// # Errors
+///
+/// Those of `mkdir(2)`; a cpuset that nobody above has processors for.
+pub(super) fn make_with_parents(path: &Path, hierarchy: &Hierarchy) -> Result<()> {
+    let make = || -> io::Result<()> {
+        fs::create_dir_all(path)?;
+        if hierarchy.controllers.iter().any(|name| name == "cpuset") {
+            for file in CPUSET {
+                inherited(path, &hierarchy.mount, file)?;
+            }
+        }
+        Ok(())
+    };
+    make().with_context(|| format!("make cgroup {}", path.display()))
 }
 
 /// A cgroup that somebody else uses must not become ours: delete would kill what is in it. In one that
