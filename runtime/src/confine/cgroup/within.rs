@@ -44,7 +44,7 @@ impl Cgroup {
                     let below = below(one)?;
                     let all = cgroup.v1.iter_mut().chain(&mut cgroup.unified);
                     all.for_each(|directory| {
-                        directory.path = directory.path.iter().chain(&below).collect()
+                        directory.path = directory.path.iter().chain(&below).collect();
                     });
                 }
             }
