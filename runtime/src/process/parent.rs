@@ -197,7 +197,7 @@ pub fn usher(
 ) -> anyhow::Result<Child> {
     let (here, there) = pair::<(), FromUsher>()?;
     let usher = fork(|| {
-        let only_a_cgroup = how.namespaces.is_empty() && how.cgroup.is_some();
+        let only_a_cgroup = how.namespaces == 0 && how.cgroup.is_some();
         let explain = |errno| match errno {
             Errno::EBUSY | Errno::EOPNOTSUPP | Errno::ENODEV if only_a_cgroup => {
                 anyhow!(errno).context(ADD)
