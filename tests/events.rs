@@ -69,8 +69,10 @@ fn events_tell_of_memory_and_end_with_the_container() {
     sandbox.rrun(&["exec", "--detach", &id, "sh", "-c", hog]).ok();
     let oom = format!("{{\"type\":\"oom\",\"id\":\"{id}\"}}\n");
     eventually("word of the lack of memory", || listener.stdout_so_far().contains(&oom));
-    sandbox.remove(&id);
+    sandbox.rrun(&["kill", &id, "KILL"]).ok();
     let events = lines(&listener.wait().ok().stdout);
+    sandbox.wait_until_stopped(&id);
+    sandbox.rrun(&["delete", &id]).ok();
     let high_water = |event: &Value| event["data"]["memory"]["usage"]["max"].as_u64();
     let most = events.iter().filter_map(high_water).max();
     assert!(most > Some(limit / 2) && most <= Some(limit), "{most:?}");
