@@ -17,7 +17,7 @@ use crate::userns::run_without_helpers;
 fn create_fails(sandbox: &Sandbox, bundle: &Bundle, flags: &[&str], parts: &[&str]) {
     let id = sandbox.id("bad");
     let args = [&["create", "--bundle", bundle.as_str()], flags, &[&id]].concat();
-    sandbox.rrun(&args).exits(1).complains_of(&[&["rrun: "], parts].concat());
+    sandbox.rrun(&args).exits(1).complains_of(&[&["rrun: error: "], parts].concat());
     sandbox.assert_nothing_left();
     sandbox.rrun(&["state", &id]).complains_of(&["does not exist"]);
 }

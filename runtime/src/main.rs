@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 }
 
 fn complain(message: &str) {
-    let line = format!("rrun: {}\n", message.replace('\n', " "));
+    let line = format!("rrun: error: {}\n", message.replace('\n', " "));
     let _nobody_reads = std::io::stderr().write_all(line.as_bytes());
 }
 

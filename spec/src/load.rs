@@ -1,6 +1,7 @@
 //! `config.json` of a bundle: found, read, parsed; errors with line and column.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, Read},
     os::unix::fs::{FileTypeExt, OpenOptionsExt},
@@ -279,19 +280,21 @@ fn repair_process(process: &mut Value) -> bool {
         repaired = true;
     }
     repaired |= repair_scheduler(process) | repair_affinity(process);
+    let mut unknown = BTreeSet::new();
     let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
-    for (set, names) in sets.into_iter().flatten() {
-        let Some(names) = names.as_array_mut() else { continue };
+    for names in sets.into_iter().flatten().filter_map(|(_set, names)| names.as_array_mut()) {
         names.retain(|name| {
-            let known = !name.is_string() || is_capability(name);
-            if !known {
-                log::warn!("/process/capabilities/{set}: unknown capability {name} is not granted");
-            }
-            repaired |= !known;
-            known
+            let is_unknown = name.is_string() && !is_capability(name);
+            unknown.extend(name.as_str().filter(|_| is_unknown).map(str::to_owned));
+            !is_unknown
         });
     }
-    repaired
+    if !unknown.is_empty() {
+        let names: Vec<_> = unknown.iter().map(String::as_str).collect();
+        // runc's words.
+        log::warn!("ignoring unknown or unavailable capabilities: [{}]", names.join(" "));
+    }
+    repaired | !unknown.is_empty()
 }
 
 /// The types have this one flag by another name than runtime-spec.
