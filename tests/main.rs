@@ -14,6 +14,7 @@ mod cli;
 mod concurrent;
 mod events;
 mod exec;
+mod fuzz;
 mod hooks;
 mod hostile;
 mod hostile_process;

@@ -22,7 +22,7 @@ pub use check::{
 pub use id_ranges::{IdRange, IdRanges, id_ranges};
 pub use load::{
     Bundle, CONFIG, LoadError, load_bundle, load_bundle_with, load_mounts, load_process, parse,
-    parse_resources,
+    parse_process, parse_resources,
 };
 pub use number_list::number_list;
 pub use oci_spec::runtime as oci;

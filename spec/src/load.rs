@@ -129,7 +129,16 @@ fn canonical(dir: &Path) -> Result<PathBuf, LoadError> {
 ///
 /// [`LoadError`]; nothing is left behind.
 pub fn load_process(path: &Path) -> Result<oci::Process, LoadError> {
-    from_json(&read_also_pipe(path)?, path, repair_process)
+    parse_process(&read_also_pipe(path)?, path)
+}
+
+/// Parses a `process` object alone; `path` is only for the error text.
+///
+/// # Errors
+///
+/// [`LoadError::Syntax`]
+pub fn parse_process(text: &[u8], path: &Path) -> Result<oci::Process, LoadError> {
+    from_json(text, path, repair_process)
 }
 
 /// Reads and parses a file that holds a list of mounts alone, as `mounts add` takes it.
@@ -269,7 +278,21 @@ fn syntax(path: &Path, mut pointer: String, error: &serde_json::Error) -> LoadEr
     if !pointer.is_empty() {
         pointer.push_str(": ");
     }
-    LoadError::Syntax { path: path.to_owned(), place, pointer, cause: cause.to_owned() }
+    let (pointer, cause) = (one_line(&pointer), one_line(cause));
+    LoadError::Syntax { path: path.to_owned(), place, pointer, cause }
+}
+
+/// What was wrong may be quoted in it, line breaks and all.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
 }
 
 fn repair_process(process: &mut Value) -> bool {
@@ -335,6 +358,10 @@ mod tests {
         for (text, expected) in [
             ("", " line 1 column 0: EOF while parsing a value"),
             ("{}\n{}", " line 2 column 1: trailing characters"),
+            (
+                "{\"root\": {\"path\": \"\", \"readonly\": \"\\n\"}}",
+                " line 1 column 38: /root/readonly: invalid type: string \"\\n\", expected a boolean",
+            ),
             ("{\n \"root\": }", " line 2 column 10: /root: expected value"),
             (
                 r#"{"process": {"cwd": "/", "user": {"uid": "x"}}}"#,

@@ -217,7 +217,9 @@ fn home_of(uid: u32) -> Option<String> {
     home_in(&String::from_utf8_lossy(&text), uid)
 }
 
-fn home_in(passwd: &str, uid: u32) -> Option<String> {
+/// The home directory of `uid` in the text of `/etc/passwd`, which the image may have written.
+#[must_use]
+pub fn home_in(passwd: &str, uid: u32) -> Option<String> {
     passwd.lines().find_map(|line| {
         let fields: Vec<_> = line.split(':').collect();
         let is_user = fields.get(2)?.parse() == Ok(uid);

@@ -67,7 +67,10 @@ fn alive_since(stat: &str) -> Option<u64> {
     (!matches!(state, "Z" | "X" | "x")).then_some(start_time)
 }
 
-fn state_and_start(stat: &str) -> Option<(&str, u64)> {
+/// The state and the start time, in clock ticks since boot, in the text of `/proc/PID/stat`, whose name
+/// of the command is anybody's choice (proc(5)).
+#[must_use]
+pub fn state_and_start(stat: &str) -> Option<(&str, u64)> {
     // The command's name may hold anything, closing parentheses too: only the last one counts.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();

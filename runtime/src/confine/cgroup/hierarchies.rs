@@ -137,7 +137,9 @@ impl<'a> Mount<'a> {
         let options = file_system.nth(1)?;
         let mut fields = mount.split(' ').skip(3);
         let (root, point) = (unescape(fields.next()?), unescape(fields.next()?));
-        Some(Self { root, point, is_unified, options })
+        // What cannot be reached from our root has no place here.
+        let is_reachable = root.is_absolute() && point.is_absolute();
+        is_reachable.then_some(Self { root, point, is_unified, options })
     }
 
     /// The controllers and the path of a line `number:controllers:path`, if it speaks of this mount.
