@@ -68,6 +68,23 @@ fn a_limit_that_cannot_be_set_is_an_error_with_the_cure() {
     sandbox.assert_nothing_left();
 }
 
+/// Version 2 could be delegated, so an ordinary user is told how; version 1 could not.
+#[test]
+fn who_may_make_no_cgroup_is_told_how_to_get_one() {
+    if is_root() {
+        return;
+    }
+    for (view, told) in [(VERSION_2, true), (NONE, false)] {
+        let sandbox = Sandbox::new();
+        let bundle = sandbox.bundle(&["true"]);
+        let script = "$RRUN run --bundle $BUNDLE $ID";
+        let outcome = with_cgroups(&sandbox, &bundle, view, script).ok();
+        let cure = "systemd-run --user --scope -p Delegate=yes";
+        assert_eq!(outcome.stderr.contains(cure), told, "{view}: {outcome}");
+        sandbox.assert_nothing_left();
+    }
+}
+
 /// Where root may make cgroups, the rules that every default configuration carries hold: a device
 /// that nobody allowed cannot be opened, the usual ones can.
 #[test]

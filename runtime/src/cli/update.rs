@@ -26,6 +26,12 @@ pub(super) struct Update {
     resources: Option<PathBuf>,
     #[command(flatten)]
     limits: Limits,
+    /// Share of the third-level cache (Intel RDT), as in L3:0=f;1=f
+    #[arg(long, value_name = "SCHEMA")]
+    l3_cache_schema: Option<String>,
+    /// Share of the memory bandwidth (Intel RDT), as in MB:0=20;1=70
+    #[arg(long, value_name = "SCHEMA")]
+    mem_bw_schema: Option<String>,
 }
 
 /// The flags that say one limit each.
@@ -91,7 +97,8 @@ impl Update {
     pub(super) fn run(&self, global: &Global) -> Result<u8> {
         let operation = || format!("update {}", self.id);
         let asked = self.asked().with_context(operation)?;
-        global.runtime()?.update(&self.id, &asked).with_context(operation)?;
+        let schemata = [&self.l3_cache_schema, &self.mem_bw_schema].map(Option::as_deref);
+        global.runtime()?.update(&self.id, &asked, schemata).with_context(operation)?;
         Ok(0)
     }
 

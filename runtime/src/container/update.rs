@@ -14,18 +14,29 @@ use crate::store::containers::Entry;
 
 impl Runtime {
     /// Changes the limits of `id` to what `asked` says; what it does not speak of stays. The kept
-    /// configuration has them afterwards, for later commands.
+    /// configuration has them afterwards, for later commands. `schemata` are those of Intel RDT, for the
+    /// cache and for the memory bandwidth.
     ///
     /// # Errors
     ///
     /// "container not running"; a value that makes no sense or that the kernel refuses, with the file
     /// and the cure. Then the limits and the configuration are as they were.
-    pub fn update(&self, id: &ContainerId, asked: &LinuxResources) -> anyhow::Result<()> {
+    pub fn update(
+        &self,
+        id: &ContainerId,
+        asked: &LinuxResources,
+        schemata: [Option<&str>; 2],
+    ) -> anyhow::Result<()> {
         let entry = self.containers.lock(id)?;
         let record = self.containers.read(id)?;
         if self.status(&record) == Status::Stopped {
             bail!("container not running");
         }
+        // As long as no container has any.
+        ensure!(
+            schemata == [None, None],
+            "updating a non-existent Intel RDT configuration is not supported"
+        );
         let config = Kept::read(&entry)?;
         let merged = config.merged(asked)?;
         rrun_spec::check_resources(asked)?;

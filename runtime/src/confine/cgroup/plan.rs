@@ -90,11 +90,13 @@ impl CgroupPlan {
     /// holds processes. What was made is removed again.
     pub fn create(&self, limits: &Limits) -> Result<Option<Cgroup>> {
         let mut made = Cgroup { privileged: self.must, ..Cgroup::default() };
+        let mut refusal = None;
         for place in &self.places {
             match place.create() {
                 Ok(directory) => made.add(directory),
                 Err(error) if !self.must && is_refusal(&error) => {
                     log::debug!("no cgroup in {}: {error}", place.mount.display());
+                    refusal = Some(error);
                 }
                 Err(error) => {
                     let _best_effort = made.remove();
@@ -107,6 +109,14 @@ impl CgroupPlan {
             return Ok(Some(made));
         }
         limits.refuse_without_cgroup()?;
+        // Version 1 is never for ordinary users: there is nothing that they could do.
+        if let Some(error) = refusal.filter(|_| self.places.iter().all(Place::is_unified)) {
+            log::warn!(
+                "the container gets no cgroup of its own, since none may be made: {error} (cure: \
+                 systemd-run --user --scope -p Delegate=yes, or --systemd-cgroup; or say \
+                 --cgroup-manager disabled)"
+            );
+        }
         Ok(None)
     }
 
@@ -136,6 +146,10 @@ fn is_refusal(error: &io::Error) -> bool {
 }
 
 impl Place {
+    fn is_unified(&self) -> bool {
+        self.controllers.is_empty()
+    }
+
     fn create(&self) -> io::Result<Directory> {
         let mut refusal = None;
         for path in &self.candidates {
