@@ -417,20 +417,23 @@ fn no_link_in_the_image_leads_out_of_it() {
     outside_stays_empty(&sandbox, &bundle, &outside);
 }
 
+/// What a link in the image names is hidden and made read-only there: a link that leads out of it means
+/// the same name inside.
 #[test]
-fn masking_does_not_follow_what_the_image_put_there() {
+fn masks_stay_in_the_image() {
     let (sandbox, bundle) = plain();
-    let outside = sandbox.directory("outside");
-    fs::write(outside.join("kept"), "kept\n").unwrap();
-    symlink(&outside, bundle.inside("/masked")).unwrap();
-    symlink(&outside, bundle.inside("/frozen")).unwrap();
+    for name in ["/vault", "/cold"] {
+        fs::create_dir(bundle.inside(name)).unwrap();
+        fs::write(bundle.inside(name).join("secret"), "secret\n").unwrap();
+    }
+    symlink("/vault", bundle.inside("/masked")).unwrap();
+    symlink("../../../../../../../cold", bundle.inside("/frozen")).unwrap();
     bundle.edit(|config| {
         config["linux"]["maskedPaths"] = json!(["/masked"]);
         config["linux"]["readonlyPaths"] = json!(["/frozen"]);
     });
-    sandbox.run(&bundle);
-    assert_eq!(fs::read_to_string(outside.join("kept")).unwrap(), "kept\n");
-    fs::write(outside.join("new"), "writable\n").unwrap();
+    let script = "ls /vault; touch /cold/new 2>&1; cat /cold/secret";
+    assert_eq!(sandbox.prints(&bundle, script), "touch: /cold/new: Read-only file system\nsecret");
 }
 
 /// What hides a file is the runtime's own: an image with another `/dev/null` gains nothing
@@ -439,12 +442,15 @@ fn masking_does_not_follow_what_the_image_put_there() {
 fn masking_uses_nothing_of_the_image() {
     let (sandbox, bundle) = plain();
     fs::write(bundle.inside("/etc/secret"), "secret\n").unwrap();
-    fs::write(bundle.inside("/dev/null"), "decoy\n").unwrap();
+    // A /dev of the caller's is left as it is: this is the null device that is seen inside.
+    let dev = sandbox.directory("dev");
+    fs::write(dev.join("null"), "decoy\n").unwrap();
     bundle.edit(|config| {
         config["linux"]["maskedPaths"] = json!(["/etc/secret", "/proc/timer_list"]);
         let mounts = config["mounts"].as_array_mut().unwrap();
         mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
     });
+    bundle.mount("/dev", "bind", dev.to_str().unwrap(), &["bind"]);
     let seen =
         sandbox.prints(&bundle, "cat /etc/secret /proc/timer_list; stat -c '%t:%T' /etc/secret");
     assert_eq!(seen, "1:3", "the host's null device");

@@ -122,3 +122,58 @@ pub fn is_readonly(root: &Root, path: &Path) -> anyhow::Result<()> {
     ensure!(flags.contains(FsFlags::ST_RDONLY), "it is not: something was exchanged meanwhile");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+    use crate::rootfs::mounts::host_directory;
+
+    #[test]
+    fn what_a_name_leads_to_is_told_from_another() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["one", "other"] {
+            fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        std::os::unix::fs::symlink("one", directory.path().join("link")).unwrap();
+        let root = Root::new(host_directory(directory.path()).unwrap());
+        let one = root.open(Path::new("/one")).unwrap();
+        let leads = |path: &str, is_link| leads_to(&root, Path::new(path), is_link, one.as_fd());
+        assert!(leads("/one", false).is_ok() && leads("/link", false).is_ok());
+        let error = leads("/other", false).unwrap_err().to_string();
+        assert_eq!(error, "/other leads elsewhere now: something was exchanged meanwhile");
+        assert!(leads("/link", true).is_err(), "the link itself is another thing");
+        assert!(leads("/gone", false).is_err());
+    }
+
+    #[test]
+    fn a_place_that_can_be_written_is_not_read_only() {
+        let root = Root::new(host_directory(Path::new("/")).unwrap());
+        assert!(is_readonly(&root, Path::new("/proc")).is_err());
+    }
+
+    #[test]
+    fn little_of_procfs_may_be_covered() {
+        let open = |path: &str| File::open(path).unwrap();
+        let (own, procfs) = (open("/proc/self/status"), open("/proc"));
+        let may = |target: &File, mount: &File, path: &str| {
+            may_cover(target.as_fd(), mount.as_fd(), Path::new(path)).is_ok()
+        };
+        let plain = tempfile::tempfile().unwrap();
+        assert!(may(&plain, &procfs, "/anywhere") && may(&procfs, &procfs, "/proc"));
+        assert!(!may(&procfs, &plain, "/proc") && !may(&own, &plain, "/proc/self/status"));
+        assert!(may(&open("/proc/uptime"), &plain, "/proc/uptime"));
+        assert!(!may(&open("/proc/uptime"), &plain, "/link/uptime"), "by its own name alone");
+        assert!(not_in_procfs(procfs.as_fd(), Path::new("/a")).is_err());
+        assert!(not_in_procfs(plain.as_fd(), Path::new("/a")).is_ok());
+    }
+
+    #[test]
+    fn a_mount_is_of_its_type() {
+        let procfs = File::open("/proc").unwrap();
+        assert!(is_of_type("proc", procfs.as_fd()).is_ok());
+        let error = is_of_type("tmpfs", procfs.as_fd()).unwrap_err();
+        assert_eq!(error.to_string(), "what was mounted is no tmpfs");
+    }
+}
