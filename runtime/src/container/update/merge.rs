@@ -76,7 +76,8 @@ fn merge_list(old: &mut Value, asked: Vec<Value>) {
         let same = |other: &&mut Value| {
             ["major", "minor", "name", "pageSize"].iter().all(|key| other[*key] == item[*key])
         };
-        match old.iter_mut().find(same) {
+        // The last of several is the one in force.
+        match old.iter_mut().rev().find(same) {
             Some(other) => merge_all(other, item, |_, value| !value.is_null()),
             None => old.push(item),
         }
@@ -125,10 +126,12 @@ mod tests {
                     [{"major": 8, "minor": 0, "rate": 0}, {"major": 8, "minor": 1, "rate": 3}]}}),
             ),
             (
-                json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 1}]}),
-                json!({"hugepageLimits": [{"pageSize": "1GB", "limit": 2}]}),
                 json!({"hugepageLimits":
-                    [{"pageSize": "2MB", "limit": 1}, {"pageSize": "1GB", "limit": 2}]}),
+                    [{"pageSize": "2MB", "limit": 1}, {"pageSize": "2MB", "limit": 2}]}),
+                json!({"hugepageLimits":
+                    [{"pageSize": "1GB", "limit": 3}, {"pageSize": "2MB", "limit": 4}]}),
+                json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 1},
+                    {"pageSize": "2MB", "limit": 4}, {"pageSize": "1GB", "limit": 3}]}),
             ),
         ] {
             let mut merged = old.clone();
