@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rrun_fusefs::{Config, Overlay, attach, mount_detached, open_device, serve};
+use rrun_fusefs::{Config, Options, Overlay, attach, mount_detached, open_device, serve};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -85,7 +85,7 @@ fn main() -> Outcome<()> {
 
 /// What a second process of this program does: mount and serve.
 fn serve_at(options: &OsString, target: &Path) -> Outcome<()> {
-    let overlay = Overlay::open(&Config::from_options(options)?)?;
+    let overlay = Overlay::open(&Options::parse(options, Config::default())?.config)?;
     let device = open_device()?;
     let mount = mount_detached(device.as_fd())?;
     attach(mount.as_fd(), File::open(target)?.as_fd())?;

@@ -14,6 +14,7 @@ mod cli;
 mod concurrent;
 mod events;
 mod exec;
+mod fuse_overlayfs;
 mod fuzz;
 mod hooks;
 mod hostile;

@@ -9,7 +9,7 @@ use std::fs::OpenOptions;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 
-use rrun_fusefs::{Config, Overlay, attach, mount_detached, open_device, serve};
+use rrun_fusefs::{Config, Options, Overlay, attach, mount_detached, open_device, serve};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if flag != "-o" {
         return Err("usage: mount -o OPTIONS MOUNTPOINT".into());
     }
-    let overlay = Overlay::open(&Config::from_options(options)?)?;
+    let overlay = Overlay::open(&Options::parse(options, Config::default())?.config)?;
     let device = open_device()?;
     let target = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(mountpoint)?;
     let mount = mount_detached(device.as_fd())?;

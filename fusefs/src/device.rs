@@ -1,7 +1,8 @@
 //! The FUSE device and the mount that belongs to it, without fusermount3.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsString};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -47,8 +48,56 @@ pub(crate) fn cure(errno: Errno) -> &'static str {
 /// `ENOSYS` before Linux 5.2; `EPERM` without the right to mount; `EINVAL` if `device` belongs to
 /// another user namespace or is mounted already; `ENODEV` if the kernel has no FUSE.
 pub fn mount_detached(device: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    mount_detached_with(device, &MountOptions::default())
+}
+
+/// How a mount differs from the usual one (mount(8)).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MountOptions {
+    /// The `SELinux` context of everything in it.
+    pub context: Option<OsString>,
+    /// Others than who mounts may use it. Makes a difference only for fusermount3: mounted by ourselves
+    /// it is always so, as the kernel checks permissions.
+    pub allow_other: bool,
+    /// Nobody can write.
+    pub read_only: bool,
+    /// Set-id bits and file capabilities mean nothing.
+    pub no_suid: bool,
+    /// Devices cannot be opened.
+    pub no_dev: bool,
+    /// Programs cannot be run.
+    pub no_exec: bool,
+    /// Times of access stay.
+    pub no_atime: bool,
+    /// Those of directories do.
+    pub no_dir_atime: bool,
+}
+
+impl MountOptions {
+    /// As attributes of fsmount(2).
+    fn attributes(&self) -> u64 {
+        [
+            (self.read_only, libc::MOUNT_ATTR_RDONLY),
+            (self.no_suid, libc::MOUNT_ATTR_NOSUID),
+            (self.no_dev, libc::MOUNT_ATTR_NODEV),
+            (self.no_exec, libc::MOUNT_ATTR_NOEXEC),
+            (self.no_atime, libc::MOUNT_ATTR_NOATIME),
+            (self.no_dir_atime, libc::MOUNT_ATTR_NODIRATIME),
+        ]
+        .into_iter()
+        .filter(|(wanted, _)| *wanted)
+        .fold(0, |all, (_, attribute)| all | attribute)
+    }
+}
+
+/// As [`mount_detached`], with `options`.
+///
+/// # Errors
+///
+/// Those of [`mount_detached`]; `EINVAL` for a context where there is no `SELinux`.
+pub fn mount_detached_with(device: BorrowedFd<'_>, options: &MountOptions) -> nix::Result<OwnedFd> {
     let number = |value: String| CString::new(value).map_err(|_nul| Errno::EINVAL);
-    let options: [(&CStr, CString); 4] = [
+    let settings: [(&CStr, CString); 4] = [
         (c"fd", number(device.as_raw_fd().to_string())?),
         (c"rootmode", number(format!("{:o}", libc::S_IFDIR))?),
         (c"user_id", number(geteuid().to_string())?),
@@ -57,12 +106,16 @@ pub fn mount_detached(device: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     let configuring = Configuring::start(c"fuse")?;
     configuring.set(c"source", c"rrun")?;
     configuring.set(c"subtype", c"rrun")?;
-    for (key, value) in options {
+    for (key, value) in settings {
         configuring.set(key, &value)?;
     }
     configuring.set_flag(c"allow_other")?;
     configuring.set_flag(c"default_permissions")?;
-    configuring.mount()
+    if let Some(context) = &options.context {
+        let context = CString::new(context.as_bytes()).map_err(|_nul| Errno::EINVAL)?;
+        configuring.set(c"context", &context)?;
+    }
+    configuring.mount(options.attributes())
 }
 
 /// Attaches what [`mount_detached`] made to the directory `target`.

@@ -10,7 +10,8 @@ use crate::layer::type_of_mode;
 use crate::session::reply::Reply;
 use crate::session::request::{Operation, Request};
 use crate::session::{Answer, Kernel};
-use crate::tree::{Exchange, Kind, Tree, Wanted, Written};
+use crate::tree::{Exchange, Kind, Listed, Tree, Wanted, Written};
+use crate::view::View;
 
 /// Largest answer to a READ, in bytes; the kernel asks for no more than a write may have.
 const LARGEST_READ: u32 = crate::session::handshake::LARGEST_WRITE;
@@ -19,12 +20,13 @@ const LARGEST_READ: u32 = crate::session::handshake::LARGEST_WRITE;
 #[derive(Debug)]
 pub(crate) struct Server {
     tree: Tree,
+    view: View,
     awake: Awake,
 }
 
 impl Server {
-    pub(crate) fn new(tree: Tree) -> Self {
-        Self { tree, awake: Awake::start() }
+    pub(crate) fn new(tree: Tree, view: View) -> Self {
+        Self { tree, view, awake: Awake::start() }
     }
 }
 
@@ -55,42 +57,46 @@ impl Server {
         reply: &mut Reply,
         kernel: &Kernel<'_>,
     ) -> nix::Result<()> {
-        let (tree, node) = (&self.tree, request.node);
+        let (tree, view, node) = (&self.tree, &self.view, request.node);
+        let asker = |umask| view.asker(request.asker(umask));
         match request.operation {
             Operation::Lookup { name } => match tree.lookup(node, name) {
                 Err(Errno::ENOENT) => reply.nothing(),
-                found => reply.entry(&found?),
+                found => reply.entry(&view.shown(found?)),
             },
             Operation::Forget { count } => tree.forget(node, count),
             Operation::ForgetMany(ref many) => {
                 many.clone().for_each(|(ino, count)| tree.forget(ino, count));
             }
-            Operation::Attr => reply.attr(&tree.attr(node)?),
-            Operation::Statx => reply.statx(&tree.attr(node)?, tree.born(node)?),
-            Operation::SetAttr(ref changes) => reply.attr(&tree.set_attr(node, changes)?),
+            Operation::Attr => reply.attr(&view.shown(tree.attr(node)?)),
+            Operation::Statx => reply.statx(&view.shown(tree.attr(node)?), tree.born(node)?),
+            Operation::SetAttr(changes) => {
+                reply.attr(&view.shown(tree.set_attr(node, &view.changes(changes))?));
+            }
             Operation::ReadLink => reply.put(tree.read_link(node)?.as_encoded_bytes()),
             Operation::Symlink { name, target } => {
-                let asker = request.asker(0);
-                reply.entry(&tree.make(node, name, Kind::Symlink(target), 0o777, &asker)?);
+                let made = tree.make(node, name, Kind::Symlink(target), 0o777, &asker(0))?;
+                reply.entry(&view.shown(made));
             }
             Operation::MakeNode { name, mode, umask, device } => {
                 let is_file = type_of_mode(mode) == Type::File;
                 let what = if is_file { Kind::File } else { Kind::Node { kind: mode, device } };
-                reply.entry(&tree.make(node, name, what, mode, &request.asker(umask))?);
+                reply.entry(&view.shown(tree.make(node, name, what, mode, &asker(umask))?));
             }
             Operation::MakeFolder { name, mode, umask } => {
-                reply.entry(&tree.make(node, name, Kind::Folder, mode, &request.asker(umask))?);
+                let made = tree.make(node, name, Kind::Folder, mode, &asker(umask))?;
+                reply.entry(&view.shown(made));
             }
             Operation::Nameless { flags, mode, umask } => {
                 let stays = flags & libc::O_EXCL.cast_unsigned() != 0;
-                reply.opened(&tree.make_nameless(node, mode, stays, &request.asker(umask))?);
+                reply.opened(&view.shown(tree.make_nameless(node, mode, stays, &asker(umask))?));
             }
             Operation::Unlink { name } => tree.unlink(node, name)?,
             Operation::RemoveFolder { name } => tree.remove_folder(node, name)?,
             Operation::Rename { name, to, to_name, flags } => {
                 tree.rename(node, name, to, to_name, exchange(flags)?)?;
             }
-            Operation::Link { of, name } => reply.entry(&tree.link(of, node, name)?),
+            Operation::Link { of, name } => reply.entry(&view.shown(tree.link(of, node, name)?)),
             Operation::Read { offset, size } => {
                 let size = usize::try_from(size.min(LARGEST_READ)).unwrap_or(0);
                 reply.fill(size, |room| tree.read(node, offset, room))?;
@@ -99,12 +105,31 @@ impl Server {
                 let written = tree.write(node, offset, data, clears_set_id)?;
                 reply.count(note(node, written, kernel));
             }
+            // The kernel then believes everything synced, and asks no more.
+            Operation::Sync { .. } | Operation::SyncFolder | Operation::SyncAll if !view.fsync => {
+                return Err(Errno::ENOSYS);
+            }
             Operation::Sync { data_only } => tree.sync(node, data_only)?,
             Operation::SyncFolder => tree.sync_folder(node)?,
             Operation::SyncAll => tree.sync_all()?,
             Operation::StatFs => reply.stat_fs(&tree.stat_fs()?),
             Operation::List { cookie, size, with_metadata } => {
                 self.list(node, cookie, (size, with_metadata), reply)?;
+            }
+            Operation::SetXattr { .. }
+            | Operation::GetXattr { .. }
+            | Operation::ListXattr { .. }
+            | Operation::RemoveXattr { .. }
+                if !view.xattrs =>
+            {
+                return Err(Errno::ENOSYS);
+            }
+            Operation::SetXattr { name, .. }
+            | Operation::GetXattr { name, .. }
+            | Operation::RemoveXattr { name }
+                if view.lacks(name) =>
+            {
+                return Err(Errno::EOPNOTSUPP);
             }
             Operation::SetXattr { name, value, flags, clears_set_gid } => {
                 tree.set_xattr(node, name, value, flags.cast_signed())?;
@@ -115,7 +140,9 @@ impl Server {
             Operation::GetXattr { name, size } => {
                 reply.xattr(&tree.get_xattr(node, name)?, size)?;
             }
-            Operation::ListXattr { size } => reply.xattr(&tree.list_xattr(node)?, size)?,
+            Operation::ListXattr { size } => {
+                reply.xattr(&view.listed(tree.list_xattr(node)?), size)?;
+            }
             Operation::RemoveXattr { name } => tree.remove_xattr(node, name)?,
             Operation::Allocate { flags, offset, length } => {
                 let done = tree.allocate(node, flags.cast_signed(), offset, length)?;
@@ -146,7 +173,11 @@ impl Server {
     ) -> nix::Result<()> {
         let wanted = if with_metadata { Wanted::Metadata } else { Wanted::Names };
         let size = usize::try_from(size).unwrap_or(0);
-        self.tree.list(node, cookie, wanted, |line| reply.line(line, size))
+        self.tree.list(node, cookie, wanted, |line| {
+            let attr = line.attr.map(|attr| self.view.shown(*attr));
+            let number = self.view.number(line.number);
+            reply.line(&Listed { attr: attr.as_ref(), number, ..*line }, size)
+        })
     }
 }
 

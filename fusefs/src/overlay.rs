@@ -15,6 +15,7 @@ use crate::layer::{Folder, Layer, LayerIndex};
 use crate::sys::{lock, stat, xattr};
 use crate::upper::permissions::Keeping;
 use crate::upper::{Upper, UpperFolder};
+use crate::view::View;
 
 /// Why an overlay cannot be opened. Each text is one line with cause and cure.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +133,7 @@ pub struct Overlay {
     pub(crate) upper: Option<Upper>,
     /// Keeps the lock on the work directory.
     _workdir: Option<UpperFolder>,
+    pub(crate) view: View,
     pub(crate) writeback: bool,
     /// Whether directories of lower layers may be renamed.
     pub(crate) redirect_dir: bool,
@@ -178,7 +180,8 @@ impl Overlay {
         let mut seen = HashSet::new();
         devices.retain(|device| seen.insert(*device));
         let Config { writeback, redirect_dir, .. } = *config;
-        Ok(Self { lowers, devices, upper, _workdir: held, writeback, redirect_dir })
+        let view = View::of(config);
+        Ok(Self { lowers, devices, upper, _workdir: held, view, writeback, redirect_dir })
     }
 
     /// The lower layer with this index.

@@ -30,10 +30,12 @@ const MOST_DESCRIPTORS: u64 = 8192;
 /// the device itself.
 pub fn serve(overlay: Overlay, device: OwnedFd) -> io::Result<()> {
     umask(Mode::empty());
-    let acl = overlay.upper.as_ref().is_none_or(|upper| upper.keeping.has_acl());
-    let wishes = Wishes { writeback: overlay.writeback, acl, validity: Validity::FOREVER };
+    let mut view = overlay.view.clone();
+    view.acl &= overlay.upper.as_ref().is_none_or(|upper| upper.keeping.has_acl());
+    let validity = view.timeout.map_or(Validity::FOREVER, Validity::new);
+    let wishes = Wishes { writeback: overlay.writeback, acl: view.acl, validity };
     let tree = Tree::new(overlay, descriptors()?)?;
-    let server = Server::new(tree.clone());
+    let server = Server::new(tree.clone(), view);
     let ended = Session::new(device, &wishes).run(&wishes, &server);
     tree.finish();
     ended

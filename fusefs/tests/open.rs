@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{Uid, setfsuid};
-use rrun_fusefs::{Config, Overlay};
+use rrun_fusefs::{Config, Options, Overlay};
 
 use crate::common::{Identity, Layers, everywhere, in_user_namespace};
 
@@ -177,7 +177,7 @@ fn layers_named_on_the_command_line_may_contain_anything() {
         let mut text = OsString::from("lowerdir=");
         let escaped = odd.to_str().unwrap().replace('\\', r"\\").replace(':', r"\:");
         text.push(escaped.replace(',', r"\,"));
-        let config = Config::from_options(&text).unwrap();
+        let config = Options::parse(&text, Config::default()).unwrap().config;
         assert_eq!(config.lowerdirs, [odd]);
         let config = Config { lowerdirs: config.lowerdirs, ..layers.config() };
         Overlay::open(&config).unwrap();

@@ -4,13 +4,16 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use rrun::cli::Command;
+use rrun::cli::{Command, overlay};
 use rrun::sys::seal::seal_early;
 
 /// The exit code for a command line that cannot be understood, as runc's.
 const MISUSED: u8 = 1;
 
 fn main() -> ExitCode {
+    if overlay::is_fuse_overlayfs() {
+        return outcome(overlay::run_as_fuse_overlayfs(), MISUSED);
+    }
     seal_early();
     let command = match Command::try_parse() {
         Ok(command) => command,
@@ -25,6 +28,10 @@ fn main() -> ExitCode {
     };
     let failure = command.failure();
     let result = command.start_log().and_then(|()| command.run());
+    outcome(result, failure)
+}
+
+fn outcome(result: anyhow::Result<u8>, failure: u8) -> ExitCode {
     match result {
         Ok(code) => code.into(),
         Err(error) => {

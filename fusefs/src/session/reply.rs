@@ -19,6 +19,11 @@ pub(crate) struct Validity(Duration);
 impl Validity {
     /// Until it is told otherwise: 136 years.
     pub(crate) const FOREVER: Self = Self(Duration::from_secs(u32::MAX as u64));
+
+    /// For this long.
+    pub(crate) fn new(time: Duration) -> Self {
+        Self(time.min(Self::FOREVER.0))
+    }
 }
 
 /// A reply being written: a header, which is filled in at the end, and a body.

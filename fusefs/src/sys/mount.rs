@@ -47,16 +47,16 @@ impl Configuring {
         self.call(SET_FLAG, key.as_ptr(), ptr::null())
     }
 
-    /// Makes the file system and a mount of it that is attached nowhere yet.
+    /// Makes the file system and a mount of it, with these attributes, that is attached nowhere yet.
     ///
     /// # Errors
     ///
     /// Those of fsconfig(2) and fsmount(2).
-    pub(crate) fn mount(self) -> nix::Result<OwnedFd> {
+    pub(crate) fn mount(self, attributes: u64) -> nix::Result<OwnedFd> {
         self.call(CREATE, ptr::null(), ptr::null())?;
+        let fd = self.0.as_raw_fd();
         // SAFETY: fsmount takes numbers only.
-        let mounted =
-            unsafe { libc::syscall(libc::SYS_fsmount, self.0.as_raw_fd(), CLOSE_ON_EXEC, 0) };
+        let mounted = unsafe { libc::syscall(libc::SYS_fsmount, fd, CLOSE_ON_EXEC, attributes) };
         owned(mounted)
     }
 

@@ -6,6 +6,7 @@ mod huge;
 mod moving;
 mod permissions;
 mod rights;
+mod shown;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes, OpenOptions};

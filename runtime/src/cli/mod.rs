@@ -14,7 +14,7 @@ mod images;
 mod kill;
 mod list;
 mod mounts;
-mod overlay;
+pub mod overlay;
 mod pause;
 mod ps;
 mod restore;
@@ -191,7 +191,9 @@ impl Command {
     ///
     /// If the log file cannot be opened.
     pub fn start_log(&self) -> anyhow::Result<()> {
-        log::start(self.global.log.as_deref(), self.global.log_format, self.global.debug)
+        let tells = matches!(&self.verb, Verb::Overlay(verb) if verb.tells());
+        let debug = self.global.debug || tells;
+        log::start(self.global.log.as_deref(), self.global.log_format, debug)
     }
 
     /// The exit code of a failure: that of `exec` is 255, as runc's.

@@ -17,6 +17,7 @@
 
 pub mod channel;
 pub mod enter;
+mod fusermount;
 pub mod guest;
 pub mod init;
 pub mod keyring;

@@ -11,10 +11,11 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
-use rrun_fusefs::{Config, Overlay};
+use rrun_fusefs::{Config, Options, Overlay};
 
 use crate::plan::overlay::OverlayPlan;
 use crate::process::channel::{Channel, pair};
+use crate::process::fusermount;
 use crate::process::init::become_root;
 use crate::process::protocol::{FromServer, ToServer, chain};
 use crate::rootfs::mounts::host_directory;
@@ -72,15 +73,15 @@ fn run(
 ///
 /// What is wrong with the layers, or why the kernel refuses the mount; with `foreground` also what
 /// ends the service early.
-pub fn mount_by_hand(config: &Config, mountpoint: &Path, foreground: bool) -> anyhow::Result<()> {
+pub fn mount_by_hand(options: &Options, mountpoint: &Path, foreground: bool) -> anyhow::Result<()> {
     if foreground {
-        let (overlay, device) = mount(config, mountpoint)?;
+        let (overlay, device) = mount(options, mountpoint)?;
         return rrun_fusefs::serve(overlay, device).context("serve the overlay");
     }
     let (here, there) = pair::<(), Result<(), String>>()?;
     let mountpoint = std::path::absolute(mountpoint)?;
     fork(|| {
-        let mounted = part_from_caller(&[there.as_fd()]).and_then(|()| mount(config, &mountpoint));
+        let mounted = part_from_caller(&[there.as_fd()]).and_then(|()| mount(options, &mountpoint));
         let outcome = mounted.as_ref().map(drop).map_err(|error| format!("{error:#}"));
         let _caller_has_gone = there.send(&outcome);
         let _to_be_unmounted = chdir("/");
@@ -91,22 +92,21 @@ pub fn mount_by_hand(config: &Config, mountpoint: &Path, foreground: bool) -> an
     here.receive()?.map_err(|chain| anyhow!(chain))
 }
 
-fn mount(config: &Config, mountpoint: &Path) -> anyhow::Result<(Overlay, OwnedFd)> {
-    let overlay = Overlay::open(config)?;
+fn mount(options: &Options, mountpoint: &Path) -> anyhow::Result<(Overlay, OwnedFd)> {
+    let overlay = Overlay::open(&options.config)?;
     let device = rrun_fusefs::open_device()?;
-    let mount = rrun_fusefs::mount_detached(device.as_fd()).map_err(explain_refusal)?;
+    let mount = match rrun_fusefs::mount_detached_with(device.as_fd(), &options.mount) {
+        // Not root of a mount namespace.
+        Err(Errno::EPERM) => {
+            let device = fusermount::mount(&options.mount, mountpoint)?;
+            return Ok((overlay, device));
+        }
+        mount => mount.context("mount through /dev/fuse")?,
+    };
     let place = host_directory(mountpoint)
         .with_context(|| format!("open the mount point {}", mountpoint.display()))?;
     attach(mount.as_fd(), place.as_fd()).context("attach")?;
     Ok((overlay, device))
-}
-
-fn explain_refusal(errno: Errno) -> anyhow::Error {
-    let error = anyhow::Error::new(errno).context("mount through /dev/fuse");
-    if errno != Errno::EPERM {
-        return error;
-    }
-    error.context("only root of a mount namespace may mount: run it in `unshare -r -m`")
 }
 
 /// Parts from the command: no descriptor, terminal, directory or user ID of it is left.
