@@ -205,3 +205,13 @@ fn labels_need_their_security_module() {
         assert_eq!(sandbox.prints(&bundle, "echo fine"), "fine");
     }
 }
+
+#[test]
+fn a_class_of_service_needs_resctrl() {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let there = mounts.contains(" - resctrl ");
+    let (sandbox, bundle) = with("/linux/intelRdt", json!({"closID": "rrun-no-such-class"}));
+    let wanted = if there { "no class of service" } else { "resctrl is not mounted" };
+    sandbox.run(&bundle).complains_of(&["/linux/intelRdt", wanted]);
+    sandbox.assert_nothing_left();
+}

@@ -47,7 +47,7 @@ fn document() -> Value {
             "seccomp": seccomp(),
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
-            "intelRdt": {"enabled": false, "schemata": false, "monitoring": false},
+            "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
             "memoryPolicy": memory_policy(),
             "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": true},

@@ -5,5 +5,6 @@ pub mod capabilities;
 pub mod cgroup;
 pub mod labels;
 pub mod landlock;
+pub mod resctrl;
 pub mod rlimits;
 pub mod seccomp;

@@ -12,6 +12,7 @@ use rrun_spec::{Bundle, Problems};
 
 use crate::confine::capabilities::Available;
 use crate::confine::cgroup::Cgroup;
+use crate::confine::resctrl::{self, Resctrl};
 use crate::confine::seccomp;
 use crate::console;
 use crate::container::delete::poststop;
@@ -193,6 +194,7 @@ impl Runtime {
         attempt.entry()?.write_config(&bundle.text)?;
         let (cgroups, scope) = self.cgroups(&bundle.spec, &plan, &request.id)?;
         let mut cgroup = Undo(cgroups.cgroup.clone());
+        attempt.resctrl = class_of_service(&bundle.spec, &request.id)?;
         let poststop = plan.hooks.poststop().clone().unwrap_or_default();
         attempt.poststop = Some((poststop, state.clone()));
         let entry = attempt.entry()?;
@@ -204,6 +206,7 @@ impl Runtime {
             own_user_namespace: plan.namespaces.has(CloneFlags::CLONE_NEWUSER),
             keyring: keyring::name(&request.id)?,
             devices: netdevices::find(&plan.net_devices)?,
+            resctrl: attempt.resctrl.clone(),
             cgroups,
             state: state.clone(),
             hook_streams: Streams::open(&state.annotations)?,
@@ -219,16 +222,14 @@ impl Runtime {
         let drafted = record.and_then(|record| Ok((entry.draft(&record)?, record)));
         made.until_ready(&order)?;
         let (draft, record) = drafted?;
-        hand_on_console(&mut made, request)?;
-        hand_on_pidfd(request.pidfd_socket.as_deref(), &made.init)?;
+        hand_on(&mut made, request)?;
         draft.publish()?;
         if let Some(path) = &request.pid_file {
             write_pid_file(path, made.init.pid)?;
             attempt.pid_file = Some(path.clone());
         }
         cgroup.keep();
-        let listener = Listener::of(&bundle.spec);
-        let entry = attempt.succeed()?;
+        let (listener, entry) = (Listener::of(&bundle.spec), attempt.succeed()?);
         Ok(Created { entry, record, made, state, listener, hooks: plan.hooks })
     }
 
@@ -252,6 +253,7 @@ impl Runtime {
             cgroup,
             server: made.server.map(ProcessIdentity::of).transpose()?,
             own_user_namespace: site.own_user_namespace,
+            resctrl: site.resctrl.clone(),
             own_keyring: plan.new_keyring,
             own_pid_namespace: plan.namespaces.makes(CloneFlags::CLONE_NEWPID),
             mount_namespace: made.mount_namespace,
@@ -272,6 +274,8 @@ pub(super) struct Attempt {
     entry: Option<Entry>,
     /// Where the first process's number was written.
     pub(super) pid_file: Option<PathBuf>,
+    /// Its class of service for caches and memory bandwidth.
+    resctrl: Option<Resctrl>,
     new_layer: Option<KeptLayer>,
     /// What is to be run in the end, once the container's processes have been there.
     poststop: Option<(Vec<Hook>, StateOfHooks)>,
@@ -280,7 +284,7 @@ pub(super) struct Attempt {
 impl Attempt {
     /// The creation of the container of `entry`.
     pub(super) fn of(entry: Entry) -> Self {
-        Self { entry: Some(entry), pid_file: None, new_layer: None, poststop: None }
+        Self { entry: Some(entry), pid_file: None, resctrl: None, new_layer: None, poststop: None }
     }
 
     /// The container's directory.
@@ -299,6 +303,7 @@ impl Attempt {
     /// Never.
     pub(super) fn succeed(mut self) -> anyhow::Result<Entry> {
         self.pid_file = None;
+        self.resctrl = None;
         self.new_layer = None;
         self.poststop = None;
         self.entry.take().context("the container's directory")
@@ -309,6 +314,9 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         if let Some(path) = self.pid_file.take() {
             let _gone_already = fs::remove_file(path);
+        }
+        if let Some(Err(error)) = self.resctrl.take().map(|resctrl| resctrl.remove()) {
+            log::warn!("{error:#}");
         }
         if let Some(Err(error)) = self.new_layer.take().map(|layer| layer.purge()) {
             log::warn!("{error:#}");
@@ -368,6 +376,19 @@ pub(super) fn state_of_hooks(bundle: &Bundle, id: &ContainerId) -> StateOfHooks 
     }
 }
 
+/// The class of service that `spec` wants for the container `id`.
+fn class_of_service(spec: &Spec, id: &ContainerId) -> anyhow::Result<Option<Resctrl>> {
+    let Some(wanted) = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref()) else {
+        return Ok(None);
+    };
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo")?;
+    let root = resctrl::mount_point(&mountinfo).context(
+        "/linux/intelRdt: resctrl is not mounted: mount -t resctrl resctrl /sys/fs/resctrl, \
+         if this processor has it",
+    )?;
+    resctrl::prepare(wanted, &root, id).map(Some)
+}
+
 /// The Landlock profile of `spec`'s annotations; what is left out of it is added to `warnings`.
 ///
 /// # Errors
@@ -397,7 +418,9 @@ pub fn hand_on_pidfd(socket: Option<&Path>, child: &Child) -> anyhow::Result<()>
         .with_context(|| format!("send a pidfd to the socket {}", socket.display()))
 }
 
-fn hand_on_console(made: &mut Made, request: &Request) -> anyhow::Result<()> {
+/// Gives the engine what it wants of the first process: its terminal, its pidfd.
+fn hand_on(made: &mut Made, request: &Request) -> anyhow::Result<()> {
+    hand_on_pidfd(request.pidfd_socket.as_deref(), &made.init)?;
     let Some(socket) = &request.console_socket else { return Ok(()) };
     let master: OwnedFd = made.console.take().context("the container sent no terminal")?;
     console::send_master(socket, &master)

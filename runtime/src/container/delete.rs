@@ -124,6 +124,9 @@ impl Runtime {
             cgroup.kill_all()?;
             cgroup.remove()?;
         }
+        if let Some(resctrl) = &record.resctrl {
+            resctrl.remove()?;
+        }
         if let Some(server) = record.server {
             end_server(server)?;
         }

@@ -97,10 +97,11 @@ impl Runtime {
             at_once: request.pid_file.is_none()
                 && request.pidfd_socket.is_none()
                 && cgroup.as_ref().is_none_or(|cgroup| !cgroup.moves_by_itself())
+                && record.resctrl.is_none()
                 && !program.terminal,
         };
         let mut made = guest::make(&order)?;
-        hand_on(&mut made, request)?;
+        hand_on(&mut made, &record, request)?;
         made.start(&order, &mut |asked| match &listener {
             Some(listener) => {
                 let state = self.state_of_hooks(&record)?;
@@ -124,8 +125,12 @@ fn check_status(status: Status, request: &Request) -> anyhow::Result<()> {
     }
 }
 
-/// Gives the caller what it wants of the process: its terminal, its pidfd, its number.
-fn hand_on(made: &mut Made, request: &Request) -> anyhow::Result<()> {
+/// Puts the process into its class of service, and gives the caller what it wants of it: its terminal, its
+/// pidfd, its number.
+fn hand_on(made: &mut Made, record: &Record, request: &Request) -> anyhow::Result<()> {
+    if let Some(resctrl) = &record.resctrl {
+        resctrl.add(made.child.pid)?;
+    }
     if let Some(socket) = &request.console_socket {
         let master = made.console.take().context("the process sent no terminal")?;
         console::send_master(socket, &master)?;

@@ -93,6 +93,11 @@ impl Runtime {
         let plan = self.plan(&bundle, &request.creation)?;
         check_console(&plan, &request.creation)?;
         refuse_layers(plan.root.overlay.is_some())?;
+        let asks = bundle.spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some());
+        ensure!(
+            !asks,
+            "/linux/intelRdt: CRIU's processes cannot be put into a class of service: remove it"
+        );
         let places = Places::open(&request.images)?;
         let id = &request.creation.id;
         let entry = self.containers.reserve(id)?;
@@ -142,6 +147,7 @@ impl Runtime {
             late_hooks: has_late_hooks(&order.plan.hooks),
             // CRIU gives every process the caller's session keyring.
             own_keyring: false,
+            resctrl: None,
         };
         attempt.entry()?.draft(&record)?.publish()?;
         if let Some(path) = &order.request.creation.pid_file {

@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::Pid;
 use serde::Serialize;
 
+use crate::confine::resctrl::Resctrl;
 use crate::container::{ContainerId, Status};
 use crate::hooks::{Occasion, Streams};
 use crate::netdevices::Device;
@@ -49,6 +50,8 @@ pub struct Site<'a> {
     pub own_user_namespace: bool,
     /// The name of its session keyring.
     pub keyring: CString,
+    /// The container's class of service for caches and memory bandwidth.
+    pub resctrl: Option<Resctrl>,
     /// Devices of the host's network that become the container's.
     pub devices: Vec<Device>,
     /// What a mount of type `cgroup` shows.

@@ -83,6 +83,9 @@ pub fn begin(order: &Order<'_>) -> anyhow::Result<Made> {
     let mut made =
         Made { init, server: None, console: None, mount_namespace, channel, keep: false };
     made.equip(order, to_init)?;
+    if let Some(resctrl) = &order.site.resctrl {
+        resctrl.add(made.init.pid)?;
+    }
     netdevices::hand_over(&order.site.devices, made.init.pid)?;
     Ok(made)
 }

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::confine::cgroup::Cgroup;
+use crate::confine::resctrl::Resctrl;
 use crate::container::ContainerId;
 use crate::host;
 use crate::store::{self, Draft};
@@ -102,6 +103,8 @@ pub struct Record {
     pub server: Option<ProcessIdentity>,
     /// Whether its user namespace is another than that of the command that created it.
     pub own_user_namespace: bool,
+    /// Its class of service for caches and memory bandwidth, if it asked for one.
+    pub resctrl: Option<Resctrl>,
     /// Whether its processes have a session keyring of their own.
     pub own_keyring: bool,
     /// Whether it has a process namespace of its own, whose end ends every process.

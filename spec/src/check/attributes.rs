@@ -89,6 +89,32 @@ pub(super) fn check_linux(linux: &oci::Linux, spec: &oci::Spec, problems: &mut P
     }
     check_time_offsets(linux, spec, problems);
     check_net_devices(linux, spec, problems);
+    if let Some(rdt) = linux.intel_rdt() {
+        check_intel_rdt(rdt, problems);
+    }
+}
+
+/// Source: runtime-spec 1.3, `config-linux.md`, `intelRdt`.
+fn check_intel_rdt(rdt: &oci::LinuxIntelRdt, problems: &mut Problems) {
+    let at = "/linux/intelRdt";
+    let name = rdt.clos_id().as_deref().unwrap_or_default();
+    if name != "/" && (name.contains(['/', '\n', '\0']) || name == "." || name == "..") {
+        problems.add(format!("{at}/closID"), "is no name of a directory: want one, or \"/\"");
+    }
+    let whole = rdt.schemata().iter().flatten().enumerate();
+    let lines = whole.map(|(index, line)| (format!("schemata/{index}"), line)).chain(
+        [("l3CacheSchema", rdt.l3_cache_schema()), ("memBwSchema", rdt.mem_bw_schema())]
+            .into_iter()
+            .filter_map(|(name, line)| Some((name.to_owned(), line.as_ref()?))),
+    );
+    for (name, line) in lines {
+        let wrong = line.contains('\n').then_some("holds a newline: want one line");
+        problems.add_some(&format!("{at}/{name}"), wrong);
+    }
+    let bandwidth = rdt.mem_bw_schema().as_deref().filter(|line| !line.is_empty());
+    if bandwidth.is_some_and(|line| !line.starts_with("MB:")) {
+        problems.add(format!("{at}/memBwSchema"), "want a line that begins with MB:");
+    }
 }
 
 /// Source: runtime-spec 1.3, "Network Devices"; Linux `net/core/dev.c`, `dev_valid_name()`.
@@ -297,6 +323,27 @@ mod tests {
                     json!({"mode": "MPOL_PREFERRED", "flags": ["MPOL_F_STATIC_NODES"]}),
                     "/linux/memoryPolicy/flags/0: MPOL_F_STATIC_NODES is about nodes, and there \
                      are none",
+                ),
+            ],
+            checked,
+        );
+    }
+
+    #[test]
+    fn classes_of_service() {
+        let at = "/linux/intelRdt";
+        table(
+            [
+                (at, json!({"closID": "/", "schemata": ["L3:0=f", "MB:0=10"]}), ""),
+                (at, json!({"closID": "gold", "memBwSchema": "MB:0=10"}), ""),
+                (
+                    at,
+                    json!({"closID": "../a", "schemata": ["L3:0=f\nMB:0=1"],
+                        "l3CacheSchema": "L3:0=f\n", "memBwSchema": "L3:0=f"}),
+                    "/linux/intelRdt/closID: is no name of a directory: want one, or \"/\"; \
+                     /linux/intelRdt/schemata/0: holds a newline: want one line; \
+                     /linux/intelRdt/l3CacheSchema: holds a newline: want one line; \
+                     /linux/intelRdt/memBwSchema: want a line that begins with MB:",
                 ),
             ],
             checked,

@@ -11,32 +11,17 @@ use super::{Problem, Problems, has_namespace};
 /// What of a config is valid but cannot be carried out, with the pointer to each.
 #[must_use]
 pub fn unsupported(spec: &oci::Spec) -> Vec<Problem> {
-    let mut refused = Refused(Problems::default());
+    let mut refused = Problems::default();
     if !has_namespace(spec, oci::LinuxNamespaceType::Mount) {
-        refused.0.add(
+        refused.add(
             "/linux/namespaces",
             "a container without a mount namespace is not supported: add {\"type\": \"mount\"}",
         );
     }
-    if let Some(linux) = spec.linux() {
-        refused.linux(linux);
+    if spec.vm().is_some() {
+        refused.add("/vm", "is not supported yet: remove it");
     }
-    refused.field("/vm", spec.vm().is_some());
-    refused.0.0
-}
-
-struct Refused(Problems);
-
-impl Refused {
-    fn field(&mut self, pointer: &str, asked: bool) {
-        if asked {
-            self.0.add(pointer, "is not supported yet: remove it");
-        }
-    }
-
-    fn linux(&mut self, linux: &oci::Linux) {
-        self.field("/linux/intelRdt", linux.intel_rdt().is_some());
-    }
+    refused.0
 }
 
 #[cfg(test)]
@@ -59,12 +44,8 @@ mod tests {
 
     #[test]
     fn fields_are_refused_by_name() {
-        for (pointer, value) in [
-            ("/linux/intelRdt", json!({"closID": "a"})),
-            ("/vm", json!({"kernel": {"path": "/k"}})),
-        ] {
-            assert_eq!(found(pointer, value), format!("{pointer}: {REMOVE}"));
-        }
+        let vm = json!({"kernel": {"path": "/k"}});
+        assert_eq!(found("/vm", vm), format!("/vm: {REMOVE}"));
     }
 
     #[test]
