@@ -7,7 +7,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 /// Runs `body` in a child, which ends with it. A panic is the exit code 101.
-pub(super) fn child(body: impl FnOnce()) -> Pid {
+pub(crate) fn child(body: impl FnOnce()) -> Pid {
     // SAFETY: the child uses nothing but memory and the C library, which has handlers that make
     // its own locks usable after a fork; the test harness holds no lock while it runs a test.
     match unsafe { fork() }.unwrap() {
@@ -23,7 +23,7 @@ pub(super) fn child(body: impl FnOnce()) -> Pid {
 }
 
 /// Waits for a child and says whether it ended well.
-pub(super) fn succeeded(child: Pid) -> bool {
+pub(crate) fn succeeded(child: Pid) -> bool {
     matches!(waitpid(child, None).unwrap(), WaitStatus::Exited(_, 0))
 }
 

@@ -5,12 +5,15 @@ mod checksum;
 mod fork;
 mod identity;
 mod layers;
+mod map;
 mod mounted;
 mod text;
 pub(crate) mod xattr;
 
 pub(crate) use checksum::checksum;
+pub(crate) use fork::{child, succeeded};
 pub(crate) use identity::{Identity, everywhere, in_user_namespace};
 pub(crate) use layers::{Layers, names, without_devices};
+pub(crate) use map::Map;
 pub(crate) use mounted::Mounted;
 pub(crate) use text::tree_text;

@@ -7,6 +7,7 @@ mod moving;
 mod permissions;
 mod rights;
 mod shown;
+mod usage;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes, OpenOptions};
