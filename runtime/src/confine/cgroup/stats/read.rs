@@ -174,7 +174,7 @@ pub(super) fn memory(cgroup: &Cgroup, memory: &mut Memory) -> Result<()> {
         let swap = counter_of_version_2(directory, "memory.swap")?;
         memory.swap = Counter {
             usage: swap.usage.saturating_add(memory.usage.usage),
-            limit: swap.limit.saturating_add(if swap.limit == 0 { 0 } else { memory.usage.limit }),
+            limit: swap.limit.saturating_add(memory.usage.limit),
             // The two marks need not have been reached together.
             max: 0,
             failcnt: 0,
