@@ -456,3 +456,15 @@ fn masking_uses_nothing_of_the_image() {
     assert_eq!(seen, "1:3", "the host's null device");
     assert_eq!(bundle.read("/etc/secret"), "secret\n");
 }
+
+/// The host's node there would open terminals of the host's.
+#[test]
+fn a_device_in_place_of_ptmx_is_still_the_containers_own() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["true"]);
+    bundle.edit(|config| {
+        config["linux"]["devices"] =
+            json!([{ "path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2 }]);
+    });
+    assert_eq!(sandbox.prints(&bundle, "readlink /dev/ptmx"), "pts/ptmx");
+}

@@ -66,7 +66,9 @@ pub fn fill(root: &Root, devices: &[DevicePlan], may_make: bool) -> anyhow::Resu
 }
 
 fn fill_in(dev: &Dev<'_>, defaults: &[DevicePlan], devices: &[DevicePlan]) -> anyhow::Result<()> {
-    defaults.iter().chain(devices).try_for_each(|device| {
+    // As with runc, a container's terminals are its own, also where a device is asked for there.
+    let others = devices.iter().filter(|device| device.path != Path::new("/dev/ptmx"));
+    defaults.iter().chain(others).try_for_each(|device| {
         make(dev, device).with_context(|| format!("make device {}", device.path.display()))
     })?;
     LINKS.iter().try_for_each(|(name, target)| {
