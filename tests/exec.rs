@@ -364,3 +364,17 @@ fn a_capability_that_is_inheritable_becomes_ambient() {
     }
     sandbox.remove(&id);
 }
+
+#[test]
+fn the_terminal_of_a_process_file_has_its_size() {
+    let (sandbox, id) = sleeping();
+    let file = sandbox.join("process.json");
+    let process = json!({
+        "cwd": "/", "user": {}, "args": ["stty", "size"], "env": ["PATH=/bin"],
+        "terminal": true, "consoleSize": { "height": 31, "width": 91 },
+    });
+    fs::write(&file, process.to_string()).unwrap();
+    let exec = ["exec", "--process", file.to_str().unwrap(), &id];
+    assert_eq!(sandbox.rrun(&exec).ok().line(), "31 91");
+    sandbox.remove(&id);
+}
