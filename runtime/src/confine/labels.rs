@@ -3,6 +3,8 @@
 //! Both are said before exec, to take effect with it, by writing to files of the process's own in
 //! procfs: in the host's, since a container could mount something else where it expects us to write.
 
+use std::os::fd::{AsFd as _, BorrowedFd};
+
 use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 use rrun_spec::oci::Process;
@@ -113,6 +115,11 @@ struct Label {
 }
 
 impl Opened {
+    /// The files that must stay open until then.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().map(|label| label.file.as_fd())
+    }
+
     /// Says what exec is to label the process.
     ///
     /// # Errors
@@ -176,6 +183,7 @@ mod tests {
         let opened = labels.open(&Procfs::of_caller().unwrap()).unwrap();
         let texts: Vec<_> = opened.0.iter().map(|label| label.text.as_str()).collect();
         assert_eq!(texts, ["exec web", "u:r:t:s0"]);
+        assert_eq!(opened.descriptors().count(), 2, "what exec must leave open until then");
     }
 
     #[test]

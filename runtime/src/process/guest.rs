@@ -184,7 +184,9 @@ fn set_up(
         None => Opened::default(),
         Some(procfs) => order.program.labels.open(&procfs)?,
     };
-    close_all_but(order.first_closed, &[parent.as_fd()]).context("close descriptors")?;
+    let keep: Vec<_> = labels.descriptors().chain([parent.as_fd()]).collect();
+    close_all_but(order.first_closed, &keep).context("close descriptors")?;
+    drop(keep);
     reset_signals().context("reset the signals")?;
     if order.namespaces.contains(CloneFlags::CLONE_NEWUSER) {
         become_root()?;
