@@ -158,6 +158,9 @@ fn an_update_that_is_refused_names_the_file_and_changes_nothing() {
     ] {
         update_with(&sandbox, &id, &asked).complains_of(&[complaint]);
     }
+    sandbox
+        .rrun(&["update", "--l3-cache-schema", "L3:0=f", &id])
+        .complains_of(&["updating a non-existent Intel RDT configuration is not supported"]);
     sandbox.remove(&id);
     sandbox.rrun(&["update", "--pids-limit", "5", &id]).complains_of(&["does not exist"]);
     sandbox.assert_nothing_left();

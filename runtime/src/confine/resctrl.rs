@@ -116,10 +116,17 @@ impl Resctrl {
         if lines.is_empty() {
             return Ok(());
         }
-        fs::write(&file, lines.join("\n") + "\n").map_err(|error| {
-            let status = fs::read_to_string(root.join("info/last_cmd_status")).unwrap_or_default();
-            anyhow!("/linux/intelRdt: write {}: {error}: {}", file.display(), status.trim())
-        })
+        write_schemata(&file, &lines, root)
+    }
+
+    /// Changes shares of the class; what `schemata` do not speak of stays.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for what the processor does not have, with the kernel's reason.
+    pub fn change(&self, schemata: &[&str]) -> Result<()> {
+        let above = self.class.parent().filter(|root| root.join("info").is_dir());
+        write_schemata(&self.class.join("schemata"), schemata, above.unwrap_or(&self.class))
     }
 
     fn add_monitor(&mut self, wanted: &LinuxIntelRdt, id: &ContainerId) -> Result<()> {
@@ -163,6 +170,13 @@ impl Resctrl {
         }
         Ok(())
     }
+}
+
+fn write_schemata(file: &Path, lines: &[&str], root: &Path) -> Result<()> {
+    fs::write(file, lines.join("\n") + "\n").map_err(|error| {
+        let status = fs::read_to_string(root.join("info/last_cmd_status")).unwrap_or_default();
+        anyhow!("/linux/intelRdt: write {}: {error}: {}", file.display(), status.trim())
+    })
 }
 
 /// Whether all that `line` says of a resource is what the file `present` says of it.
@@ -219,6 +233,8 @@ mod tests {
         made.add(Pid::from_raw(77)).unwrap();
         assert_eq!(read(root.path(), "web/schemata"), "L3:0=f\nMB:0=20\nL2:0=1\n");
         assert_eq!(read(root.path(), "web/tasks"), "77");
+        made.change(&["L3:0=3"]).unwrap();
+        assert_eq!(read(root.path(), "web/schemata"), "L3:0=3\n");
         // The kernel's own files go with their directory.
         fs::remove_file(root.path().join("web/schemata")).unwrap();
         fs::remove_file(root.path().join("web/tasks")).unwrap();

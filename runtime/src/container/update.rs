@@ -32,9 +32,9 @@ impl Runtime {
         if self.status(&record) == Status::Stopped {
             bail!("container not running");
         }
-        // As long as no container has any.
+        let shares = schemata.iter().flatten().copied().collect::<Vec<_>>();
         ensure!(
-            schemata == [None, None],
+            shares.is_empty() || record.resctrl.is_some(),
             "updating a non-existent Intel RDT configuration is not supported"
         );
         let config = Kept::read(&entry)?;
@@ -47,7 +47,10 @@ impl Runtime {
             Some(cgroup) => cgroup.change(&limits)?,
             None => limits.refuse_without_cgroup()?,
         }
-        config.write(&entry, &merged)
+        if let (Some(resctrl), false) = (&record.resctrl, shares.is_empty()) {
+            resctrl.change(&shares)?;
+        }
+        config.write(&entry, &merged, schemata)
     }
 }
 
@@ -68,11 +71,22 @@ impl Kept {
         Ok(rrun_spec::parse_resources(&text, Path::new("the changed resources"))?)
     }
 
-    fn write(mut self, entry: &Entry, resources: &LinuxResources) -> anyhow::Result<()> {
+    fn write(
+        mut self,
+        entry: &Entry,
+        resources: &LinuxResources,
+        [cache, bandwidth]: [Option<&str>; 2],
+    ) -> anyhow::Result<()> {
         let config = self.0.as_object_mut().context("the kept configuration is no object")?;
         let linux = config.entry("linux").or_insert_with(|| Value::Object(Default::default()));
         ensure!(linux.is_object(), "the kept configuration's /linux is no object");
         linux["resources"] = serde_json::to_value(resources)?;
+        if let Some(rdt) = linux.get_mut("intelRdt").and_then(Value::as_object_mut) {
+            let new = [("l3CacheSchema", cache), ("memBwSchema", bandwidth)];
+            rdt.extend(
+                new.into_iter().filter_map(|(name, new)| Some((name.to_owned(), new?.into()))),
+            );
+        }
         entry.write_config(&serde_json::to_vec(&self.0)?)
     }
 }
