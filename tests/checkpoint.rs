@@ -310,7 +310,8 @@ fn a_container_may_go_on() {
     assert!(has(&options, 14, "earlier") && has(&options, 15, "1") && has(&options, 34, "5"));
     assert!(!options.contains_key(&23), "mounts matter to the dump only");
     assert_eq!(stage.sandbox.state(&id)["status"], "running");
-    let absolute = stage.rrun(&["checkpoint", "--parent-path", "/tmp", &id]).exits(1);
+    let line = ["checkpoint", "--image-path", &images, "--parent-path", "/tmp", &id];
+    let absolute = stage.rrun(&line).exits(1);
     absolute.complains_of(&["--parent-path /tmp: must be relative"]);
     stage.sandbox.remove(&id);
 }
@@ -330,7 +331,8 @@ fn a_page_server_and_a_status_are_passed_on() {
     assert_eq!(fs::read(&status).unwrap(), [0]);
     let (_, options) = stage.request();
     assert!(has(&options, 11, "10.0.0.1=27") && has(&options, 48, "1"), "{options:?}");
-    let closed = stage.rrun(&["checkpoint", "--lazy-pages", "--status-fd", "77", &id]).exits(1);
+    let line = ["checkpoint", "--image-path", &images, "--lazy-pages", "--status-fd", "77", &id];
+    let closed = stage.rrun(&line).exits(1);
     closed.complains_of(&["--status-fd 77", "EBADF"]);
     stage.sandbox.remove(&id);
 }
@@ -360,7 +362,8 @@ fn without_criu_the_error_says_how_to_get_it() {
     let missing = outcome::spawn(command.env("PATH", "/nowhere")).wait().exits(1);
     missing.complains_of(&["criu is not installed", "apt-get install criu"]);
     stage.sandbox.remove(&id);
-    stage.rrun(&["checkpoint", &id]).exits(1).complains_of(&["does not exist"]);
+    let gone = stage.rrun(&["checkpoint", "--image-path", &images, &id]).exits(1);
+    gone.complains_of(&["does not exist"]);
     stage.rrun(&["checkpoint", "--help"]).ok();
     let help = stage.rrun(&["restore", "--help"]).ok();
     assert!(help.stdout.contains("--lsm-mount-context"), "podman looks for it");
@@ -371,7 +374,7 @@ fn a_container_that_does_not_run_cannot_be_saved() {
     let stage = Stage::new();
     let id = stage.sandbox.id("created");
     stage.rrun(&["create", "--bundle", stage.bundle.as_str(), &id]).ok();
-    let refused = stage.rrun(&["checkpoint", &id]).exits(1);
+    let refused = stage.rrun(&["checkpoint", "--image-path", &stage.images(), &id]).exits(1);
     refused.complains_of(&["cannot be checkpointed in the created state"]);
     stage.rrun(&["delete", "--force", &id]).ok();
 }

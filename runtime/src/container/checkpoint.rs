@@ -92,9 +92,9 @@ impl Runtime {
         );
         refuse_layers(record.server.is_some())?;
         let spec = self.containers.config(id)?;
-        let places = Places::make(&request.images)?;
         check_parent(request)?;
         let status_fd = request.status_fd.map(writable).transpose()?;
+        let places = Places::make(&request.images)?;
         let options = dump_options(&record, &spec, request, &places)?;
         if !request.pre_dump {
             note_streams(&record, &request.images.directory)?;
