@@ -79,7 +79,12 @@ impl Limits {
     ///
     /// The first limit that would have needed one, with the cure; device rules alone are none.
     pub fn refuse_without_cgroup(&self) -> Result<()> {
-        self.settings.first().map_or(Ok(()), |setting| Err(setting.nowhere()))
+        let Some(setting) = self.settings.first() else { return Ok(()) };
+        let controller = &setting.controller;
+        // The words of runc.
+        let what =
+            format!("cannot set {controller} limit: container could not join or create cgroup");
+        Err(setting.nowhere().context(what))
     }
 
     /// Writes everything. What the kernel refuses because of another limit is tried again after that.

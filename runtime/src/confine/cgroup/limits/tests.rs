@@ -195,8 +195,9 @@ fn nonsense_is_refused_and_what_has_no_effect_is_said() {
 #[test]
 fn a_limit_without_a_cgroup_names_the_controller_and_the_cure() {
     let limited = limits(r#"{"pids": {"limit": 5}}"#).unwrap();
-    let error = limited.refuse_without_cgroup().unwrap_err().to_string();
-    assert!(error.starts_with("/linux/resources/pids/limit: no pids controller"), "{error}");
+    let error = format!("{:#}", limited.refuse_without_cgroup().unwrap_err());
+    assert!(error.starts_with("cannot set pids limit: container could not join"), "{error}");
+    assert!(error.contains("/linux/resources/pids/limit: no pids controller"), "{error}");
     assert!(error.contains("\"Delegate=pids\" below [Service]"), "{error}");
     let devices = limits(r#"{"devices": [{"allow": false, "access": "rwm"}]}"#).unwrap();
     devices.refuse_without_cgroup().unwrap();
