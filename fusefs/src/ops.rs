@@ -157,6 +157,12 @@ impl Server {
                 let bytes = note(to_node, copied, kernel);
                 if wide { reply.u64(bytes as u64) } else { reply.count(bytes) }
             }
+            Operation::Flags => reply.ioctl(&tree.flags(node)?.to_ne_bytes()),
+            Operation::ExtendedFlags => reply.ioctl(&tree.extended_flags(node)?),
+            Operation::SetFlags { flags } => {
+                tree.set_flags(node, flags)?;
+                reply.ioctl(&[]);
+            }
             Operation::Done => {}
             Operation::Init(_) => return Err(Errno::EIO),
             Operation::Unknown => return Err(Errno::ENOSYS),

@@ -242,6 +242,12 @@ impl Reply {
         self.u32(0);
     }
 
+    /// The answer to a question of devices, with what it returned (`struct fuse_ioctl_out`).
+    pub(crate) fn ioctl(&mut self, returned: &[u8]) {
+        self.zeros(16);
+        self.put(returned);
+    }
+
     /// An attribute or a list of them. Size 0 asks how long it is.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::wire::{self, opcode, set};
 use crate::inode::Ino;
+use crate::sys::flags::GET_EXTENDED;
 use crate::tree::{Asker, Changes, Time, Timestamp};
 
 /// One request of the kernel.
@@ -117,6 +118,11 @@ pub(crate) enum Operation<'a> {
     Seek {
         offset: u64,
         hole: bool,
+    },
+    Flags,
+    ExtendedFlags,
+    SetFlags {
+        flags: u32,
     },
     CopyRange {
         from: u64,
@@ -287,6 +293,7 @@ impl<'a> Operation<'a> {
                 Self::Allocate { offset, length, flags: from.u32()? }
             }
             opcode::LSEEK => seek(from)?,
+            opcode::IOCTL => ioctl(from)?,
             opcode::COPY_FILE_RANGE | opcode::COPY_FILE_RANGE_64 => {
                 let (_handle, from_offset, to_node) = (from.u64()?, from.u64()?, Ino(from.u64()?));
                 let (_handle, to, length) = (from.u64()?, from.u64()?, from.u64()?);
@@ -325,6 +332,18 @@ fn seek<'a>(from: &mut Fields<'a>) -> Option<Operation<'a>> {
         // The kernel does all others by itself.
         _ => Some(Operation::Unknown),
     }
+}
+
+/// Of all that can be asked of devices, the flags of files.
+fn ioctl<'a>(from: &mut Fields<'a>) -> Option<Operation<'a>> {
+    let (_handle, _flags, command) = (from.u64()?, from.u32()?, from.u32()?);
+    let (_argument, _in_size, _out_size) = (from.u64()?, from.u32()?, from.u32()?);
+    Some(match libc::Ioctl::from(command) {
+        libc::FS_IOC_GETFLAGS => Operation::Flags,
+        GET_EXTENDED => Operation::ExtendedFlags,
+        libc::FS_IOC_SETFLAGS => Operation::SetFlags { flags: from.u32()? },
+        _ => Operation::Unknown,
+    })
 }
 
 /// `struct fuse_setattr_in`.
@@ -453,6 +472,11 @@ mod tests {
                 opcode::SYMLINK,
                 b"name\0target\0".to_vec(),
                 Operation::Symlink { name: name("name"), target: name("target") },
+            ),
+            (
+                opcode::IOCTL,
+                numbers(&[0, 0, 0, 0x4008_6602, 0, 0, 4, 0, 16]),
+                Operation::SetFlags { flags: 16 },
             ),
             (
                 opcode::COPY_FILE_RANGE,

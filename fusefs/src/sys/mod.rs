@@ -3,6 +3,7 @@
 
 pub(crate) mod copy;
 pub(crate) mod dents;
+pub(crate) mod flags;
 pub(crate) mod lock;
 pub(crate) mod memory;
 pub(crate) mod mount;

@@ -12,6 +12,7 @@ use crate::inode::Ino;
 use crate::inode::attr::Timestamp;
 use crate::inode::table::Place;
 use crate::layer::Folder;
+use crate::sys::flags;
 use crate::sys::stat::born;
 use crate::sys::xattr::Subject;
 
@@ -49,6 +50,19 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// Calls `act` with it open for reading: a regular file or, with `folder`, a directory.
+    fn open<T>(
+        &self,
+        folder: bool,
+        act: impl FnOnce(BorrowedFd<'_>) -> nix::Result<T>,
+    ) -> nix::Result<T> {
+        match *self {
+            Self::Named(parent, name) if folder => act(parent.folder(name)?.as_fd()),
+            Self::Named(parent, name) => act(parent.file(name)?.as_fd()),
+            Self::Open(file) => act(file),
+        }
+    }
+
     /// Where it leads, if it is a symbolic link.
     fn link_target(&self) -> nix::Result<OsString> {
         match *self {
@@ -83,7 +97,59 @@ impl Tree {
     }
 }
 
+impl Tree {
+    /// The flags of a file or directory that chattr(1) sets.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY` for anything else; `ENOTTY` or `EOPNOTSUPP` where the file system has none.
+    pub fn flags(&self, ino: Ino) -> nix::Result<u32> {
+        self.state().with_open(ino, flags::get)
+    }
+
+    /// The same and more, as the kernel's `struct fsxattr`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Tree::flags`].
+    pub fn extended_flags(&self, ino: Ino) -> nix::Result<[u8; flags::EXTENDED]> {
+        self.state().with_open(ino, flags::get_extended)
+    }
+
+    /// Sets them. They are those of the upper directory's file: a copy begins without any.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` for what the file system lacks, and for append-only files: we write where we are told
+    /// to; `EPERM` for what real root alone may set; those of copying up.
+    pub fn set_flags(&self, ino: Ino, flags: u32) -> nix::Result<()> {
+        /// `FS_APPEND_FL`.
+        const APPEND_ONLY: u32 = 0x20;
+        if flags & APPEND_ONLY != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        self.copy_up_whole(ino)?;
+        let mut state = self.state();
+        state.with_open(ino, |file| flags::set(file, flags))?;
+        state.table.get_mut(ino)?.fresh = false;
+        Ok(())
+    }
+}
+
 impl State {
+    /// Calls `act` with the regular file or directory `ino`, open for reading.
+    fn with_open<T>(
+        &mut self,
+        ino: Ino,
+        act: impl FnOnce(BorrowedFd<'_>) -> nix::Result<T>,
+    ) -> nix::Result<T> {
+        let attr = self.table.get(ino)?.attr;
+        if !attr.is_folder() && !attr.is_regular() {
+            return Err(Errno::ENOTTY);
+        }
+        self.with_object(ino, |object| object.open(attr.is_folder(), act))
+    }
+
     /// Calls `look` with the topmost object of `ino`.
     ///
     /// # Errors

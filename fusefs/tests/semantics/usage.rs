@@ -161,6 +161,44 @@ fn watchers_hear_of_changes() {
     });
 }
 
+/// chattr(1) and lsattr(1), as far as an ordinary user may.
+#[test]
+fn flags_of_files_are_kept() {
+    everywhere(|identity, stage| {
+        let layers = Layers::new(stage, 1);
+        layers.file(1, "d/f", "lower");
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        let chattr = |change: &str, name: &str| {
+            Command::new("chattr").arg(change).arg(mounted.path(name)).output().unwrap()
+        };
+        let flags = |mounted: &Mounted, name: &str| {
+            let listed = Command::new("lsattr").arg("-d").arg(mounted.path(name)).output().unwrap();
+            assert!(listed.status.success(), "{listed:?}");
+            let text = String::from_utf8(listed.stdout).unwrap();
+            text.split(' ').next().unwrap().replace('-', "")
+        };
+        let before = flags(&mounted, "d/f");
+        assert!(!before.contains('A'), "{before}");
+        for name in ["d/f", "d"] {
+            for change in ["+A", "+d", "-d"] {
+                let done = chattr(change, name);
+                assert!(done.status.success(), "{change} {name}: {done:?}");
+            }
+        }
+        let appended = chattr("+a", "d/f");
+        let why = if identity == Identity::Root { "not supported" } else { "not permitted" };
+        assert!(String::from_utf8_lossy(&appended.stderr).contains(why), "{appended:?}");
+        fs::write(mounted.path("d/f"), "still writable").unwrap();
+        let after = flags(&mounted, "d/f");
+        assert!(after.contains('A') && !after.contains('d'), "{after}");
+        mounted.unmount();
+        let mounted = Mounted::new(&layers.config(), &layers.merged());
+        assert_eq!(flags(&mounted, "d/f"), after);
+        assert!(flags(&mounted, "d").contains('A'));
+        mounted.unmount();
+    });
+}
+
 /// Many processes change a lower file at the same moment: it is copied once, and nothing is lost.
 #[test]
 fn many_may_copy_one_file_at_once() {
