@@ -16,6 +16,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, copy_file_range, fallocate, renameat2};
 use nix::sys::stat::{Mode, SFlag, mknod};
 
+use rrun_fusefs::PermissionsKept;
+
 use crate::common::{Identity, Layers, Mounted, checksum, everywhere, without_devices, xattr};
 
 /// Steps of each run, unless the environment says otherwise.
@@ -504,6 +506,16 @@ fn writes_that_the_kernel_gathers_end_the_same() {
     println!("RRUN_SEED={seed}");
     everywhere(|identity, stage| {
         let layers = Layers::new(stage, 2).with_writeback();
+        run(identity, &layers, 2, &mut Random(seed | 1));
+    });
+}
+
+#[test]
+fn permissions_in_an_attribute_behave_the_same() {
+    let seed = seed();
+    println!("RRUN_SEED={seed}");
+    everywhere(|identity, stage| {
+        let layers = Layers::new(stage, 2).with_permissions(PermissionsKept::User);
         run(identity, &layers, 2, &mut Random(seed | 1));
     });
 }

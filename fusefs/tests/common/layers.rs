@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, mknod};
-use rrun_fusefs::Config;
+use rrun_fusefs::{Config, PermissionsKept};
 
 /// Directories for the layers of one overlay.
 pub(crate) struct Layers {
@@ -14,6 +14,7 @@ pub(crate) struct Layers {
     upper: PathBuf,
     lowers: usize,
     writeback: bool,
+    permissions: PermissionsKept,
 }
 
 impl Layers {
@@ -22,7 +23,9 @@ impl Layers {
         for name in ["upper", "work", "merged"] {
             fs::create_dir_all(top.join(name)).unwrap();
         }
-        let layers = Self { top: top.to_owned(), upper: top.to_owned(), lowers, writeback: false };
+        let (upper, permissions) = (top.to_owned(), Config::default().permissions);
+        let top = top.to_owned();
+        let layers = Self { top, upper, lowers, writeback: false, permissions };
         for number in 1..=lowers {
             fs::create_dir_all(layers.lower(number)).unwrap();
         }
@@ -38,6 +41,11 @@ impl Layers {
     /// The same layers with the kernel's writeback cache.
     pub(crate) fn with_writeback(self) -> Self {
         Self { writeback: true, ..self }
+    }
+
+    /// The same layers with owners and permissions elsewhere than on disk.
+    pub(crate) fn with_permissions(self, permissions: PermissionsKept) -> Self {
+        Self { permissions, ..self }
     }
 
     /// Lower directory `number`; 1 is the topmost.
@@ -67,6 +75,7 @@ impl Layers {
             upperdir: Some(self.upper()),
             workdir: Some(self.work()),
             writeback: self.writeback,
+            permissions: self.permissions,
             ..Config::default()
         }
     }
