@@ -80,10 +80,6 @@ need_rust() {
             heading "installing cargo-nextest"
             cargo install --locked cargo-nextest
             ;;
-        deny)
-            heading "installing cargo-deny"
-            cargo install --locked --no-default-features cargo-deny
-            ;;
         *) rustup component add "${component/fmt/rustfmt}" ;;
         esac
     done
