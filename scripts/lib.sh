@@ -28,7 +28,8 @@ as_root() {
     fi
 }
 
-# has PACKAGE: whether the one thing that we use of it is here, however it came here.
+# has PACKAGE: whether the one thing that we use of it is here, however it came here; for those of which
+# we use more, whether it is installed.
 has() {
     case $1 in
     gcc) command -v cc ;;
@@ -40,7 +41,7 @@ has() {
     acl) command -v setfacl ;;
     mmdebstrap | fuse-overlayfs) command -v "$1" ;;
     procps) command -v ps ;;
-    *) die "has: what to look for of package $1?" ;;
+    *) dpkg-query --show --showformat '${Status}' "$1" | grep -q ' installed$' ;;
     esac >/dev/null 2>&1
 }
 
