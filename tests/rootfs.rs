@@ -346,6 +346,30 @@ fn the_old_root_is_gone() {
     }
 }
 
+/// Beneath the root that was moved, the host's `/proc` would allow another one without masks.
+#[test]
+fn no_other_proc_can_be_mounted_inside() {
+    for flag in [None, Some("--no-pivot")] {
+        let (sandbox, bundle) = plain();
+        bundle.edit(|config| {
+            let line = "mount -t proc proc /proc && echo mounted; echo done";
+            // Or else the user namespace could not have a root.
+            for set in ["bounding", "effective", "permitted"] {
+                let set = config["process"]["capabilities"][set].as_array_mut().unwrap();
+                set.push(json!("CAP_SETFCAP"));
+            }
+            config["process"]["args"] =
+                json!(["unshare", "-m", "-r", "-p", "-f", "sh", "-c", line]);
+        });
+        let mut args = vec!["run", "--bundle", bundle.as_str()];
+        args.extend(flag);
+        let id = sandbox.id("unmasked");
+        args.push(&id);
+        let seen = sandbox.rrun(&args).ok();
+        assert_eq!(seen.stdout, "done\n", "{flag:?}: {}", seen.stderr);
+    }
+}
+
 #[test]
 fn the_control_groups_can_be_mounted() {
     let (sandbox, bundle) = plain();

@@ -155,8 +155,11 @@ impl<'a> Mount<'a> {
     }
 }
 
-/// Spaces, tabs, newlines and backslashes are written as three octal digits.
-fn unescape(text: &str) -> PathBuf {
+/// A path in mountinfo, where spaces, tabs, newlines and backslashes are three octal digits.
+///
+/// Source: `proc_pid_mountinfo(5)`.
+#[must_use]
+pub fn unescape(text: &str) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((byte, after)) = rest.split_first() {

@@ -28,7 +28,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-pub use self::hierarchies::{Hierarchies, Hierarchy};
+pub use self::hierarchies::{Hierarchies, Hierarchy, unescape};
 pub use self::limits::Limits;
 pub use self::out_of_memory::OutOfMemory;
 pub use self::plan::{CgroupPlan, plan};
