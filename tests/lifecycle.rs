@@ -116,6 +116,23 @@ fn kill_means_terminate_unless_told() {
     sandbox.rrun(&["delete", &id]).ok();
 }
 
+/// The first process of a process namespace gets only signals that it handles, also before it has become
+/// a program.
+#[test]
+fn what_waits_for_its_start_ends_by_a_signal() {
+    for signal in ["TERM", "INT", "HUP"] {
+        let sandbox = Sandbox::new();
+        let bundle = sandbox.bundle(&["true"]);
+        let id = sandbox.id("waits");
+        sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).ok();
+        sandbox.rrun(&["kill", &id, signal]).ok();
+        sandbox.wait_until_stopped(&id);
+        sandbox.rrun(&["start", &id]).exits(1);
+        sandbox.rrun(&["delete", &id]).ok();
+        sandbox.assert_nothing_left();
+    }
+}
+
 #[test]
 fn the_stopped_cannot_be_killed_or_started() {
     let sandbox = Sandbox::new();

@@ -29,7 +29,7 @@ use crate::process::protocol::{FromServer, ToInit, ToParent, ToServer, chain};
 use crate::rootfs::sources::{self, Sources};
 use crate::rootfs::{self, Materials, paths::Root};
 use crate::sys::network;
-use crate::sys::process::{close_all_but, reset_signals};
+use crate::sys::process::{close_all_but, end_on_signals, reset_signals};
 
 /// Init's ends of its conversations.
 #[derive(Debug)]
@@ -270,6 +270,9 @@ fn wait_and_become(
     // Nothing is left here that the program will not have too, and whoever manages the container
     // must be able to enter its namespaces before it is started.
     prctl::set_dumpable(true).context("become dumpable")?;
+    if listener.is_some() {
+        end_on_signals().context("handle signals")?;
+    }
     parent.send(&ToParent::Ready)?;
     let become_program = |starter: &Channel<ToParent, ToInit>| -> anyhow::Error {
         match start_hooks(plan, site, ready.environment()) {

@@ -217,6 +217,33 @@ pub fn reset_signals() -> Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
+/// Lets the signals that end other programs end this process too, by the exit code 128 + number: the first
+/// process of a process namespace gets only those that it handles (`pid_namespaces(7)`). A program that
+/// is executed afterwards starts with their default actions.
+///
+/// # Errors
+///
+/// Those of `sigaction(2)`.
+pub fn end_on_signals() -> Result<()> {
+    extern "C" fn end(number: libc::c_int) {
+        // SAFETY: _exit is async-signal-safe and does not return.
+        unsafe { libc::_exit(128 + number) }
+    }
+    for name in [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGALRM,
+        Signal::SIGTERM,
+    ] {
+        // SAFETY: the handler only ends the process.
+        unsafe { signal(name, SigHandler::Handler(end)) }?;
+    }
+    Ok(())
+}
+
 /// The number of a key or keyring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key(i64);
