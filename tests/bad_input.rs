@@ -60,6 +60,25 @@ fn a_config_that_is_no_file_does_not_hang() {
 }
 
 #[test]
+fn a_place_for_containers_that_others_can_change_is_refused() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["true"]);
+    let shared = sandbox.directory("shared");
+    fs::set_permissions(&shared, PermissionsExt::from_mode(0o1777)).unwrap();
+    let shared = shared.to_str().unwrap();
+    let refused = |place: &str| {
+        let id = sandbox.id("shared");
+        let mut command = Command::new(rrun_binary());
+        command.args(["--root", place, "run", "--bundle", bundle.as_str(), &id]);
+        outcome::spawn(&mut command).wait().exits(1)
+    };
+    refused(shared).complains_of(&[shared, "others", "--root"]);
+    if !is_root() {
+        refused("/").complains_of(&["user 0", "--root"]);
+    }
+}
+
+#[test]
 fn an_unreadable_config_is_named() {
     let (sandbox, bundle) = plain();
     fs::set_permissions(bundle.path().join("config.json"), Permissions::from_mode(0o0)).unwrap();

@@ -217,6 +217,7 @@ impl Global {
             }
             None => store::default_root(&host)?,
         };
+        store::ensure_private(&root, &host)?;
         Ok(Runtime {
             containers: Containers::at(root),
             data_root: store::data_root(&host).ok(),

@@ -35,7 +35,15 @@ pub fn default_root(host: &Host) -> anyhow::Result<PathBuf> {
         return Ok("/run/rrun".into());
     }
     if let Some(directory) = variable("XDG_RUNTIME_DIR") {
-        return Ok(Path::new(&directory).join("rrun"));
+        let directory = PathBuf::from(directory);
+        let owner = fs::metadata(&directory).map(|found| found.uid());
+        ensure!(
+            owner.as_ref().map_or(true, |owner| *owner == host.uid.as_raw()),
+            "XDG_RUNTIME_DIR {} belongs to user {}: unset it, or log in as yourself",
+            directory.display(),
+            owner.unwrap_or_default()
+        );
+        return Ok(directory.join("rrun"));
     }
     let systemd = PathBuf::from(format!("/run/user/{}", host.uid));
     if fs::metadata(&systemd).is_ok_and(|found| found.uid() == host.uid.as_raw()) {
@@ -53,6 +61,27 @@ fn ensure_own(directory: &Path, host: &Host) -> anyhow::Result<()> {
         found.is_dir() && found.uid() == host.uid.as_raw() && found.mode() & 0o077 == 0,
         "{} is not a directory of yours alone: set XDG_RUNTIME_DIR to one that is",
         directory.display()
+    );
+    Ok(())
+}
+
+/// Refuses a place for containers that others can change: what lies there says which processes to signal
+/// and which directories to remove. One that is not there yet is made for its owner alone.
+///
+/// # Errors
+///
+/// If it belongs to another user, or others may write to it.
+pub fn ensure_private(root: &Path, host: &Host) -> anyhow::Result<()> {
+    let Ok(found) = fs::metadata(root) else { return Ok(()) };
+    let place = root.display();
+    let owner = found.uid();
+    ensure!(
+        owner == host.uid.as_raw(),
+        "{place} belongs to user {owner}: choose another place for containers with --root"
+    );
+    ensure!(
+        found.mode() & 0o022 == 0,
+        "{place} may be written to by others: chmod go-w {place}, or choose another place with --root"
     );
     Ok(())
 }
