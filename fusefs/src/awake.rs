@@ -8,8 +8,8 @@
 //! work no processor is halted: there they only would be in the way, and are not woken.
 
 use std::hint;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
@@ -42,7 +42,8 @@ const STACK: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Awake {
     watch: Arc<Watch>,
-    threads: Vec<Thread>,
+    /// Started with the first rush: most mounts never see one.
+    threads: OnceLock<Vec<Thread>>,
 }
 
 #[derive(Debug)]
@@ -57,14 +58,17 @@ struct Watch {
     rest: AtomicU64,
     /// When to look again whether we are in the way, in microseconds since `start`.
     look: AtomicU64,
-    /// How many threads there are.
-    spinning: usize,
+    /// The processors to keep awake; none where that would not help.
+    processors: Vec<usize>,
 }
 
 impl Awake {
-    /// Starts the threads, asleep; none where they would not help.
-    pub(crate) fn start() -> Self {
-        let processors = processors();
+    /// Watches for a rush.
+    pub(crate) fn new() -> Self {
+        let mut processors = processors();
+        if !(2..=MOST_PROCESSORS).contains(&processors.len()) {
+            processors.clear();
+        }
         let watch = Arc::new(Watch {
             start: Instant::now(),
             last: AtomicU64::new(0),
@@ -72,16 +76,19 @@ impl Awake {
             awake: AtomicBool::new(false),
             rest: AtomicU64::new(0),
             look: AtomicU64::new(0),
-            spinning: processors.len(),
+            processors,
         });
-        let useful = (2..=MOST_PROCESSORS).contains(&processors.len());
-        let spin = |processor: usize| {
-            let watch = Arc::clone(&watch);
+        Self { watch, threads: OnceLock::new() }
+    }
+
+    /// The threads, asleep.
+    fn threads(&self) -> &[Thread] {
+        let spin = |processor: &usize| {
+            let (watch, processor) = (Arc::clone(&self.watch), *processor);
             let thread = thread::Builder::new().name("rrun-awake".to_owned()).stack_size(STACK);
             thread.spawn(move || watch.spin(processor)).ok().map(|thread| thread.thread().clone())
         };
-        let threads = processors.into_iter().filter(|_| useful).filter_map(spin).collect();
-        Self { watch, threads }
+        self.threads.get_or_init(|| self.watch.processors.iter().filter_map(spin).collect())
     }
 
     /// Notes that a request has come.
@@ -103,7 +110,7 @@ impl Awake {
         if wanting_to_run() > ALONE {
             self.watch.rest.store(now + REST, Ordering::Relaxed);
         } else if !self.watch.awake.swap(true, Ordering::Release) {
-            self.threads.iter().for_each(Thread::unpark);
+            self.threads().iter().for_each(Thread::unpark);
         }
     }
 }
@@ -118,7 +125,7 @@ impl Watch {
         let now = self.now();
         if now >= self.look.load(Ordering::Relaxed) {
             self.look.store(now + LOOK, Ordering::Relaxed);
-            if wanting_to_run() > ALONE + self.spinning {
+            if wanting_to_run() > ALONE + self.processors.len() {
                 self.rest.store(now + REST, Ordering::Relaxed);
                 return false;
             }
@@ -185,16 +192,17 @@ mod tests {
 
     #[test]
     fn only_a_rush_keeps_processors_awake() {
-        let awake = Awake::start();
+        let awake = Awake::new();
         for _ in 0..RUSH / 2 {
             awake.note_request();
         }
         assert!(!awake.watch.awake.load(Ordering::Acquire), "a few requests are no rush");
+        assert!(awake.threads.get().is_none(), "nor worth a thread");
         for _ in 0..4 * RUSH {
             awake.note_request();
         }
         let deadline = Instant::now() + 1000 * PATIENCE;
-        while awake.watch.awake.load(Ordering::Acquire) && !awake.threads.is_empty() {
+        while awake.watch.awake.load(Ordering::Acquire) && !awake.threads().is_empty() {
             assert!(Instant::now() < deadline, "they sleep when nothing comes");
             thread::sleep(PATIENCE);
         }

@@ -26,7 +26,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(tree: Tree, view: View) -> Self {
-        Self { tree, view, awake: Awake::start() }
+        Self { tree, view, awake: Awake::new() }
     }
 }
 
