@@ -11,7 +11,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::common::terminal::{ConsoleSocket, Terminal};
-use crate::common::{Outcome, Sandbox, descriptor, is_root, outcome, rrun_binary};
+use crate::common::{
+    OVERWRITE_PROGRAMS, Outcome, Sandbox, descriptor, is_root, outcome, rrun_binary,
+};
 
 /// A container that sleeps, and its id.
 fn sleeping() -> (Sandbox, String) {
@@ -221,7 +223,7 @@ fn new_privileges_can_be_ruled_out() {
 #[test]
 fn the_runtime_s_binary_is_not_written_through_it() {
     let sandbox = Sandbox::new();
-    let bundle = sandbox.bundle(&["sh", "-c", ATTACK]);
+    let bundle = sandbox.bundle(&["sh", "-c", OVERWRITE_PROGRAMS]);
     fs::write(bundle.inside("/bin/trap"), "#!/proc/self/exe\n").unwrap();
     fs::set_permissions(bundle.inside("/bin/trap"), Permissions::from_mode(0o755)).unwrap();
     let binary = sandbox.join("rrun");
@@ -236,16 +238,6 @@ fn the_runtime_s_binary_is_not_written_through_it() {
     assert_eq!(sandbox.state(&id)["status"], "running", "the attack goes on");
     assert!(fs::read(&binary).unwrap() == fs::read(rrun_binary()).unwrap(), "overwritten");
 }
-
-const ATTACK: &str = r#"
-while :; do
-    for exe in /proc/[0-9]*/exe; do
-        case $(readlink $exe) in
-        */busybox | "") ;;
-        *) (exec 3<$exe && sleep 0.2 && echo >>/proc/self/fd/3) 2>/dev/null & ;;
-        esac
-    done
-done"#;
 
 #[test]
 fn a_pidfd_is_sent_to_who_listens() {
@@ -281,7 +273,7 @@ fn number_behind(listening: &UnixListener) -> String {
 #[test]
 fn a_paused_container_is_entered_when_it_is_resumed() {
     let (sandbox, id) = sleeping();
-    if !pauses(&sandbox, &id) {
+    if !sandbox.pauses(&id) {
         return sandbox.remove(&id);
     }
     sandbox.rrun(&["exec", &id, "true"]).complains_of(&["paused container", "--ignore-paused"]);
@@ -291,17 +283,6 @@ fn a_paused_container_is_entered_when_it_is_resumed() {
     sandbox.rrun(&["resume", &id]).ok();
     assert_eq!(exec.wait().ok().stdout, "resumed\n");
     sandbox.remove(&id);
-}
-
-/// Pauses the container; without a freezer of his own an ordinary user is told so.
-fn pauses(sandbox: &Sandbox, id: &str) -> bool {
-    let outcome = sandbox.rrun(&["pause", id]);
-    if outcome.code == 0 {
-        return true;
-    }
-    assert!(!is_root(), "{outcome}");
-    outcome.complains_of(&["pause", "cgroup", "cure"]);
-    false
 }
 
 #[test]

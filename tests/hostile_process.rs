@@ -9,7 +9,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::json;
 
-use crate::common::{Bundle, Outcome, Sandbox, is_root, outcome, rrun_binary};
+use crate::common::{Bundle, OVERWRITE_PROGRAMS, Outcome, Sandbox, is_root, outcome, rrun_binary};
 
 fn plain() -> (Sandbox, Bundle) {
     let sandbox = Sandbox::new();
@@ -185,7 +185,7 @@ fn the_runtime_s_binary_is_not_run_nor_written_by_its_own_name() {
     fs::write(bundle.inside("/bin/trap"), trap).unwrap();
     fs::set_permissions(bundle.inside("/bin/trap"), fs::Permissions::from_mode(0o755)).unwrap();
     symlink("/proc/self/exe", bundle.inside("/bin/self")).unwrap();
-    let shared = sandbox.bundle(&["sh", "-c", OVERWRITE]);
+    let shared = sandbox.bundle(&["sh", "-c", OVERWRITE_PROGRAMS]);
     let attacker = sandbox.start(&shared, "attacker");
     let pid = sandbox.state(&attacker)["pid"].clone();
     if is_root() {
@@ -210,16 +210,6 @@ fn the_runtime_s_binary_is_not_run_nor_written_by_its_own_name() {
     assert!(fs::read(&binary).unwrap() == fs::read(rrun_binary()).unwrap(), "overwritten");
     sandbox.remove(&attacker);
 }
-
-const OVERWRITE: &str = r#"
-while :; do
-    for exe in /proc/[0-9]*/exe; do
-        case $(readlink $exe) in
-        */busybox | "") ;;
-        *) (exec 3<$exe && sleep 0.2 && echo >>/proc/self/fd/3) 2>/dev/null & ;;
-        esac
-    done
-done"#;
 
 /// CVE-2022-29162, CVE-2022-27650: even where the caller has inheritable capabilities.
 #[test]

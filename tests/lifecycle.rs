@@ -230,24 +230,12 @@ fn counting(sandbox: &Sandbox) -> (Bundle, String) {
     (bundle, id)
 }
 
-/// Pauses a container; false where its user may make no cgroup that could be frozen.
-#[track_caller]
-fn pauses(sandbox: &Sandbox, id: &str) -> bool {
-    let outcome = sandbox.rrun(&["pause", id]);
-    if outcome.code == 0 {
-        return true;
-    }
-    assert!(!is_root(), "{outcome}");
-    outcome.complains_of(&["pause", "cgroup", "cure"]);
-    false
-}
-
 #[test]
 fn the_paused_stands_still_until_resumed() {
     let sandbox = Sandbox::new();
     let (bundle, id) = counting(&sandbox);
     sandbox.rrun(&["resume", &id]).complains_of(&["resume", "container not paused"]);
-    if !pauses(&sandbox, &id) {
+    if !sandbox.pauses(&id) {
         return sandbox.remove(&id);
     }
     assert_eq!(sandbox.state(&id)["status"], "paused");
@@ -269,7 +257,7 @@ fn the_paused_can_be_killed_and_deleted_by_force() {
     for end in ["kill", "delete"] {
         let sandbox = Sandbox::new();
         let (_bundle, id) = counting(&sandbox);
-        pauses(&sandbox, &id);
+        sandbox.pauses(&id);
         if end == "kill" {
             sandbox.remove(&id);
         } else {

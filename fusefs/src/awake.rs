@@ -21,8 +21,8 @@ use crate::sys::schedule;
 /// Requests farther apart than this are no rush, in microseconds: without us, the four requests that
 /// make a file take about 300.
 const APART: u64 = 500;
-/// Requests without a longer pause before processors are kept awake.
-const RUSH: u32 = 16;
+/// Requests without a longer pause before processors are kept awake: more than a container makes to start.
+const RUSH: u32 = 64;
 /// Threads that may want to run while nothing but one client and its server do: the two take turns,
 /// and a client is often a pipe of two programs.
 const ALONE: usize = 2;

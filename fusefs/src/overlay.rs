@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::stat::FileStat;
 
 use crate::config::{Config, PermissionsKept};
 use crate::format::origin::Origin;
@@ -271,55 +270,61 @@ fn check_apart(
     (upperdir, upper): (&Path, &UpperFolder),
     (workdir, work): (&Path, &UpperFolder),
 ) -> Result<(), OpenError> {
-    refuse_overlap((UPPER, upperdir, upper), (WORK, workdir, work))?;
+    let upper = Ancestry::of(UPPER, upperdir, upper)?;
+    let work = Ancestry::of(WORK, workdir, work)?;
+    upper.refuse_overlap(&work)?;
     for (path, layer) in config.lowerdirs.iter().zip(lowers) {
-        refuse_overlap((LOWER, path, &layer.root), (UPPER, upperdir, upper))?;
-        refuse_overlap((LOWER, path, &layer.root), (WORK, workdir, work))?;
+        let lower = Ancestry::of(LOWER, path, &layer.root)?;
+        lower.refuse_overlap(&upper)?;
+        lower.refuse_overlap(&work)?;
     }
     Ok(())
 }
 
-type Named<'a> = (&'static str, &'a Path, &'a Folder);
-
-fn refuse_overlap(one: Named<'_>, other: Named<'_>) -> Result<(), OpenError> {
-    let overlap = |inner: Named<'_>, outer: Named<'_>, relation| OpenError::Overlap {
-        one: inner.0,
-        one_path: inner.1.to_owned(),
-        relation,
-        other: outer.0,
-        other_path: outer.1.to_owned(),
-    };
-    for (inner, outer) in [(one, other), (other, one)] {
-        let failed = |errno| OpenError::Directory { what: inner.0, path: inner.1.into(), errno };
-        match depth_below(inner.2, outer.2).map_err(failed)? {
-            Some(0) => return Err(overlap(inner, outer, "the same directory as")),
-            Some(_) => return Err(overlap(inner, outer, "inside")),
-            None => {}
-        }
-    }
-    Ok(())
+/// A directory and those above it.
+struct Ancestry<'a> {
+    what: &'static str,
+    path: &'a Path,
+    /// Device and inode number, beginning with the directory's own.
+    upwards: Vec<(u64, u64)>,
 }
 
-/// How far `inner` lies below `outer`, walking up by `..`; `None` if it does not. Where the way up
-/// may not be read, the directories are taken as apart.
-fn depth_below(inner: &Folder, outer: &Folder) -> nix::Result<Option<usize>> {
-    let identity = |stat: FileStat| (stat.st_dev, stat.st_ino);
-    let wanted = identity(outer.own_stat()?);
-    let mut here = identity(inner.own_stat()?);
-    let mut above = inner.folder("..".as_ref());
-    for depth in 0.. {
-        if here == wanted {
-            return Ok(Some(depth));
+impl<'a> Ancestry<'a> {
+    /// Walks up by `..`, as far as that may be read: what lies above is taken as apart.
+    fn of(what: &'static str, path: &'a Path, folder: &Folder) -> Result<Self, OpenError> {
+        let failed = |errno| OpenError::Directory { what, path: path.to_owned(), errno };
+        let identity = |folder: &Folder| folder.own_stat().map(|stat| (stat.st_dev, stat.st_ino));
+        let mut upwards = vec![identity(folder).map_err(failed)?];
+        let mut above = folder.folder("..".as_ref());
+        while let Ok(folder) = above {
+            let next = identity(&folder).map_err(failed)?;
+            if upwards.last() == Some(&next) {
+                break;
+            }
+            upwards.push(next);
+            above = folder.folder("..".as_ref());
         }
-        let Ok(folder) = above else { break };
-        let next = identity(folder.own_stat()?);
-        if next == here {
-            break;
-        }
-        here = next;
-        above = folder.folder("..".as_ref());
+        Ok(Self { what, path, upwards })
     }
-    Ok(None)
+
+    fn refuse_overlap(&self, other: &Self) -> Result<(), OpenError> {
+        for (inner, outer) in [(self, other), (other, self)] {
+            let depth = inner.upwards.iter().position(|above| outer.upwards.first() == Some(above));
+            let relation = match depth {
+                None => continue,
+                Some(0) => "the same directory as",
+                Some(_) => "inside",
+            };
+            return Err(OpenError::Overlap {
+                one: inner.what,
+                one_path: inner.path.to_owned(),
+                relation,
+                other: outer.what,
+                other_path: outer.path.to_owned(),
+            });
+        }
+        Ok(())
+    }
 }
 
 fn check_same_mount(

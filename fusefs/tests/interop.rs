@@ -171,15 +171,7 @@ fn we_follow_the_redirects_of_overlayfs() {
             return;
         }
         let layers = with_folders(stage);
-        let options = format!(
-            "redirect_dir=on,lowerdir={}:{},upperdir={},workdir={}",
-            layers.lower(1).display(),
-            layers.lower(2).display(),
-            layers.upper().display(),
-            layers.work().display()
-        );
-        let (kind, none) = (Some("overlay"), MsFlags::empty());
-        mount(kind, &layers.merged(), kind, none, Some(options.as_str())).unwrap();
+        mount_with_redirects(&layers, "on");
         let root = layers.merged();
         move_folders(&root);
         let theirs = tree_text(&root);
@@ -191,6 +183,19 @@ fn we_follow_the_redirects_of_overlayfs() {
         mounted.unmount();
         assert_eq!(ours, theirs);
     });
+}
+
+/// Mounts overlayfs as real root may, with `redirect_dir=HOW`.
+fn mount_with_redirects(layers: &Layers, how: &str) {
+    let options = format!(
+        "redirect_dir={how},lowerdir={}:{},upperdir={},workdir={}",
+        layers.lower(1).display(),
+        layers.lower(2).display(),
+        layers.upper().display(),
+        layers.work().display()
+    );
+    let (kind, none) = (Some("overlay"), MsFlags::empty());
+    mount(kind, &layers.merged(), kind, none, Some(options.as_str())).unwrap();
 }
 
 /// Renames directories of lower layers, in all ways.
@@ -224,15 +229,7 @@ fn overlayfs_follows_our_redirects() {
         let ours = tree_text(mounted.root());
         mounted.unmount();
         rename_attributes(&layers.upper());
-        let options = format!(
-            "redirect_dir=follow,lowerdir={}:{},upperdir={},workdir={}",
-            layers.lower(1).display(),
-            layers.lower(2).display(),
-            layers.upper().display(),
-            layers.work().display()
-        );
-        let (kind, none) = (Some("overlay"), MsFlags::empty());
-        mount(kind, &layers.merged(), kind, none, Some(options.as_str())).unwrap();
+        mount_with_redirects(&layers, "follow");
         let theirs = tree_text(&layers.merged());
         umount(&layers.merged()).unwrap();
         assert_eq!(ours, theirs);

@@ -5,12 +5,14 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use rrun::cli::{Command, overlay};
+use rrun::sys::process::forgo_backtraces_of_errors;
 use rrun::sys::seal::seal_early;
 
 /// The exit code for a command line that cannot be understood, as runc's.
 const MISUSED: u8 = 1;
 
 fn main() -> ExitCode {
+    forgo_backtraces_of_errors();
     if overlay::is_fuse_overlayfs() {
         return outcome(overlay::run_as_fuse_overlayfs(), MISUSED);
     }

@@ -34,6 +34,17 @@ pub(crate) fn rrun_binary() -> PathBuf {
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_rrun")), PathBuf::from)
 }
 
+/// A shell's script that tries to write to the program of every process that is not its own (CVE-2019-5736).
+pub(crate) const OVERWRITE_PROGRAMS: &str = r#"
+while :; do
+    for exe in /proc/[0-9]*/exe; do
+        case $(readlink $exe) in
+        */busybox | "") ;;
+        *) (exec 3<$exe && sleep 0.2 && echo >>/proc/self/fd/3) 2>/dev/null & ;;
+        esac
+    done
+done"#;
+
 /// Waits until `condition` holds; `what` names it when it does not.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;

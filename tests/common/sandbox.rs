@@ -115,6 +115,18 @@ impl Sandbox {
         serde_json::from_str(&self.rrun(&["state", id]).ok().stdout).unwrap()
     }
 
+    /// Pauses a container; false where its user may make no cgroup that could be frozen, and is told so.
+    #[track_caller]
+    pub(crate) fn pauses(&self, id: &str) -> bool {
+        let outcome = self.rrun(&["pause", id]);
+        if outcome.code == 0 {
+            return true;
+        }
+        assert!(!is_root(), "{outcome}");
+        outcome.complains_of(&["pause", "cgroup", "cure"]);
+        false
+    }
+
     /// Waits until the container has stopped, as an engine does: reaping what was left to us.
     /// (The first process of a pid namespace cannot end while a dead one in it is not reaped.)
     #[track_caller]

@@ -14,7 +14,7 @@
 pub mod rpc;
 
 use std::fs::File;
-use std::io::{ErrorKind, IoSliceMut, Read as _};
+use std::io::{ErrorKind, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,13 +22,12 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, socketpair,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 use nix::unistd::Pid;
 use prost::Message as _;
 
 use self::rpc::{Kind, Notice, Request, Response};
+use crate::process::channel::receive_datagram;
 
 /// The longest message that CRIU sends, in bytes: one with a path and a sentence.
 const LONGEST: usize = 64 * 1024;
@@ -153,35 +152,12 @@ impl Criu {
 
     fn receive(&self) -> Result<(Response, Option<OwnedFd>)> {
         let mut bytes = vec![0; LONGEST];
-        let mut control = nix::cmsg_space!([i32; 1]);
-        let (length, fd) = loop {
-            match self.receive_parts(&mut bytes, &mut control) {
-                // ECONNRESET comes once, before what it said last.
-                Err(Errno::EINTR | Errno::ECONNRESET) => {}
-                received => break received.context("listen to criu")?,
-            }
-        };
+        // With MSG_TRUNC the length is that of the whole message, even if not all of it fitted.
+        let received = receive_datagram(self.socket.as_fd(), &mut bytes, MsgFlags::MSG_TRUNC);
+        let (length, fd) = received.context("listen to criu")?;
         ensure!(length > 0, "criu ended without a word");
         let message = bytes.get(..length).context("criu's answer is too long")?;
         Ok((Response::decode(message).context("understand criu's answer")?, fd))
-    }
-
-    fn receive_parts(
-        &self,
-        bytes: &mut [u8],
-        control: &mut [u8],
-    ) -> nix::Result<(usize, Option<OwnedFd>)> {
-        let mut parts = [IoSliceMut::new(bytes)];
-        // With MSG_TRUNC the length is that of the whole message, even if not all of it fitted.
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_TRUNC;
-        let received = recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(control), flags)?;
-        let mut fd = None;
-        for message in received.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(fds) = message {
-                fd = fds.into_iter().map(crate::sys::process::received).next_back();
-            }
-        }
-        Ok((received.bytes, fd))
     }
 }
 

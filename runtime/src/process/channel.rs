@@ -133,17 +133,11 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     pub fn receive_with(&self) -> anyhow::Result<(In, Option<OwnedFd>)> {
         // Nearly all messages are a word: only for a longer one is room made, and filled with zeros.
         let mut text = vec![0; USUAL];
-        let mut control = nix::cmsg_space!([i32; 1]);
         if self.length_of_next()? > text.len() {
             text.resize(LONGEST, 0);
         }
-        let (length, fd) = loop {
-            match self.receive_parts(&mut text, &mut control) {
-                // The other side has gone without reading all; what it said before is still there.
-                Err(Errno::EINTR | Errno::ECONNRESET) => {}
-                received => break received.context("receive a message")?,
-            }
-        };
+        let received = receive_datagram(self.socket.as_fd(), &mut text, MsgFlags::empty());
+        let (length, fd) = received.context("receive a message")?;
         match text.get(..length) {
             None | Some([]) => bail!(Gone),
             Some(text) => Ok((serde_json::from_slice(text).context("understand a message")?, fd)),
@@ -163,22 +157,36 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
             }
         }
     }
+}
 
-    fn receive_parts(
-        &self,
-        text: &mut [u8],
-        control: &mut [u8],
-    ) -> nix::Result<(usize, Option<OwnedFd>)> {
+/// Waits for one datagram, whose first bytes go into `text`. Returns its length, with `MSG_TRUNC` in
+/// `flags` even if it did not fit, and the descriptor that it brought.
+///
+/// # Errors
+///
+/// Those of `recvmsg(2)`, but not that the other side has gone without reading all: what it said before
+/// that is still there.
+pub fn receive_datagram(
+    socket: BorrowedFd<'_>,
+    text: &mut [u8],
+    flags: MsgFlags,
+) -> nix::Result<(usize, Option<OwnedFd>)> {
+    let mut control = nix::cmsg_space!([i32; 1]);
+    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
+    loop {
         let mut parts = [IoSliceMut::new(text)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let received = recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(control), flags)?;
+        let control = Some(&mut control[..]);
+        let received = match recvmsg::<()>(socket.as_raw_fd(), &mut parts, control, flags) {
+            Err(Errno::EINTR | Errno::ECONNRESET) => continue,
+            received => received?,
+        };
         let mut fd = None;
         for message in received.cmsgs()? {
             if let ControlMessageOwned::ScmRights(fds) = message {
                 fd = fds.into_iter().map(crate::sys::process::received).next_back();
             }
         }
-        Ok((received.bytes, fd))
+        return Ok((received.bytes, fd));
     }
 }
 

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, PosixFadviseAdvice, open, posix_fadvise};
 use nix::sys::prctl;
-use nix::sys::stat::{Mode, makedev, umask};
+use nix::sys::stat::{Mode, fstat, makedev, umask};
 use nix::unistd::{
     AccessFlags, Gid, Uid, chdir, execve, faccessat, getcwd, setgroups, setresgid, setresuid,
 };
@@ -28,6 +28,14 @@ use crate::sys::process::close_on_exec_from;
 
 /// Where a program is looked for if its environment has no `PATH` (POSIX `_CS_PATH`, and `sbin`).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How much of the program's file is read ahead, in bytes: all of a shell, and as many requests as the
+/// overlay's server lets wait.
+const MOST_AHEAD: i64 = 2 << 20;
+
+/// What a file system reads ahead at once at the most, in bytes, whatever it is asked for (Linux
+/// `mm/readahead.c`, `force_page_cache_ra()`, for one that says nothing of itself).
+const AHEAD_AT_ONCE: i64 = 128 << 10;
 
 /// The longest `/etc/passwd` that is read, in bytes: it belongs to the image.
 const LONGEST_PASSWD: u64 = 1 << 20;
@@ -85,6 +93,31 @@ impl Ready<'_> {
     #[must_use]
     pub fn environment(&self) -> &[CString] {
         &self.environment
+    }
+
+    /// Has the program's file read ahead, without waiting for it: a server in user space is then asked for
+    /// many parts at once, and no more for one after the other with each page that is missing.
+    pub fn read_ahead(&self) {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let open = || open(self.executable.as_c_str(), flags, Mode::empty());
+        // The first file that is closed costs a request, to which the server says that no other need be:
+        // better now than behind all that is read.
+        drop(open());
+        // What may only be executed is read when it is.
+        let Ok(file) = open() else { return };
+        let Ok(stat) = fstat(&file) else { return };
+        if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+            return;
+        }
+        let end = stat.st_size.min(MOST_AHEAD);
+        let mut offset = 0;
+        while offset < end {
+            let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+            if posix_fadvise(&file, offset, AHEAD_AT_ONCE, advice).is_err() {
+                return;
+            }
+            offset += AHEAD_AT_ONCE;
+        }
     }
 
     /// Becomes the program, with `starter` on the other side. Descriptors from `first_closed` upwards are

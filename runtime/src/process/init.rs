@@ -105,6 +105,9 @@ fn set_up(
     // Entering it says more exactly what is wrong, unless making it failed.
     let ready =
         enter::prepare(&plan.program, labels).map_err(|error| directory.err().unwrap_or(error))?;
+    if plan.root.overlay.is_some() {
+        ready.read_ahead();
+    }
     wait_and_become(plan, site, &ready, parent, listener)
 }
 

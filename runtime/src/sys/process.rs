@@ -9,6 +9,18 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::unistd::{ForkResult, Pid};
 
+/// Keeps errors from collecting backtraces, which nobody prints and which take milliseconds each, where
+/// the caller's environment asks for those of panics. To be called before there is a second thread.
+pub fn forgo_backtraces_of_errors() {
+    const ASKED: &str = "RUST_BACKTRACE";
+    const OF_ERRORS: &str = "RUST_LIB_BACKTRACE";
+    if std::env::var_os(ASKED).is_some() && std::env::var_os(OF_ERRORS).is_none() {
+        debug_assert_eq!(thread_count(), 1, "others may be reading the environment");
+        // SAFETY: this is the only thread, so nobody reads the environment meanwhile.
+        unsafe { std::env::set_var(OF_ERRORS, "0") };
+    }
+}
+
 /// A child and the descriptor that names it even after its number was given to another.
 #[derive(Debug)]
 pub struct Child {
