@@ -3,10 +3,14 @@
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::common::{Bundle, Sandbox, descriptor, sys};
+
+/// How long an agent may take to be told.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Starts an agent at `path`: `mkdir` fails with `ENOSPC`, all else goes on. What it is told of each
 /// process comes out of what is returned.
@@ -77,9 +81,10 @@ fn an_agent_answers_after_start_and_for_exec() {
     let id = sandbox.id("asking");
     sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).ok();
     let init = sandbox.state(&id)["pid"].clone();
-    sandbox.rrun(&["start", &id]).ok();
-    let state = told.recv().unwrap();
+    let state = told.recv_timeout(PATIENCE).unwrap();
     assert_eq!((&state["pid"], &state["state"]["id"]), (&init, &json!(id)));
+    assert_eq!(state["state"]["status"], "creating");
+    sandbox.rrun(&["start", &id]).ok();
     let outcome = sandbox.rrun(&["exec", &id, "sh", "-c", "mkdir /new 2>&1"]).exits(1);
     assert!(outcome.stdout.contains("No space left on device"), "{outcome}");
     let state = told.recv().unwrap();
@@ -97,11 +102,45 @@ fn without_its_agent_nothing_runs() {
     sandbox.run(&bundle).complains_of(&complaint);
     assert_eq!(sandbox.rrun(&["list", "--quiet"]).ok().stdout, "");
     let id = sandbox.id("nobody");
-    sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).ok();
-    sandbox.rrun(&["start", &id]).complains_of(&complaint);
-    sandbox.wait_until_stopped(&id);
-    sandbox.rrun(&["delete", &id]).ok();
+    sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).complains_of(&complaint);
     assert_eq!(sandbox.rrun(&["list", "--quiet"]).ok().stdout, "");
+}
+
+/// With its filter in force the first process could wait for ever, or end when nobody looks.
+#[test]
+fn what_waiting_for_start_takes_must_be_allowed() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.join("agent");
+    let _told = agent(&path);
+    let bundle = asking(&sandbox, &path, &["mkdir"], true);
+    for action in ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS"] {
+        bundle.edit(|config| {
+            config["linux"]["seccomp"]["syscalls"] = json!([
+                {"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"},
+                {"names": ["accept4"], "action": action},
+            ]);
+        });
+        let id = sandbox.id("denied");
+        let create = sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]);
+        create.complains_of(&["/linux/seccomp: the profile must allow", "accept4"]);
+        assert_eq!(sandbox.rrun(&["list", "--quiet"]).ok().stdout, "");
+        sandbox.run(&bundle).exits(1);
+    }
+}
+
+/// They run inside, for the container's sake.
+#[test]
+fn start_hooks_do_not_evade_the_filter() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["true"]);
+    bundle.edit(|config| {
+        let denied = json!({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"});
+        config["linux"]["seccomp"] =
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [denied]});
+        config["hooks"]["startContainer"] =
+            json!([{"path": "/bin/sh", "args": ["sh", "-c", "mkdir /new"]}]);
+    });
+    sandbox.run(&bundle).complains_of(&["startContainer", "Operation not permitted"]);
 }
 
 #[test]

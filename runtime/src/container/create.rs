@@ -73,10 +73,8 @@ pub struct Created {
     pub record: Record,
     /// Its processes.
     pub made: Made,
-    /// What hooks are told of it.
-    pub state: StateOfHooks,
-    /// The agent that answers for system calls of its program.
-    pub listener: Option<Listener>,
+    /// Whether its first process waits with the filter of system calls in force.
+    is_filtered: bool,
     /// The hooks of its configuration.
     pub hooks: rrun_spec::oci::Hooks,
 }
@@ -89,7 +87,18 @@ impl Runtime {
     /// What failed; nothing is left of the container then.
     pub fn create(&self, request: &Request) -> anyhow::Result<()> {
         let mut created = self.prepare(request, true)?;
-        created.made.leave_to_start()
+        match created.made.leave_to_start(&created.entry, created.is_filtered) {
+            Ok(()) => Ok(()),
+            Err(error) => self.undo(created).and(Err(error)),
+        }
+    }
+
+    /// Removes a container that was made and is not to be.
+    pub(super) fn undo(&self, created: Created) -> anyhow::Result<()> {
+        let Created { entry, record, made, .. } = created;
+        drop(made);
+        self.end(&record)?;
+        self.clean(entry, &record)
     }
 
     /// Creates a container whose program waits for our last word; with `awaits_start` that may be
@@ -195,8 +204,7 @@ impl Runtime {
         let (cgroups, scope) = self.cgroups(&bundle.spec, &plan, &request.id)?;
         let mut cgroup = Undo(cgroups.cgroup.clone());
         attempt.resctrl = class_of_service(&bundle.spec, &request.id)?;
-        let poststop = plan.hooks.poststop().clone().unwrap_or_default();
-        attempt.poststop = Some((poststop, state.clone()));
+        attempt.poststop = plan.hooks.poststop().clone().map(|hooks| (hooks, state.clone()));
         let entry = attempt.entry()?;
         let site = Site {
             directory: entry.path(),
@@ -211,7 +219,8 @@ impl Runtime {
             state: state.clone(),
             hook_streams: Streams::open(&state.annotations)?,
         };
-        let order = Order { plan: &plan, site: &site, entry, awaits_start };
+        let listener = Listener::of(&bundle.spec);
+        let order = Order { plan: &plan, site: &site, entry, awaits_start, listener };
         let mut made = parent::begin(&order)?;
         if let Some(scope) = &scope {
             cgroup = Undo(Some(self.start_scope(scope, &made, &plan)?));
@@ -229,8 +238,8 @@ impl Runtime {
             attempt.pid_file = Some(path.clone());
         }
         cgroup.keep();
-        let (listener, entry) = (Listener::of(&bundle.spec), attempt.succeed()?);
-        Ok(Created { entry, record, made, state, listener, hooks: plan.hooks })
+        let (entry, is_filtered) = (attempt.succeed()?, plan.is_filtered_early());
+        Ok(Created { entry, record, made, is_filtered, hooks: plan.hooks })
     }
 
     fn record(

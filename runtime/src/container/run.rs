@@ -4,7 +4,7 @@ use nix::sys::prctl;
 
 use crate::console::{self, Foreground};
 use crate::container::create::{Created, Request};
-use crate::container::{ContainerId, Runtime, Status, exec};
+use crate::container::{ContainerId, Runtime, exec};
 use crate::store::containers::Record;
 
 /// What `run` does besides creating and starting.
@@ -48,21 +48,12 @@ impl Runtime {
         if let Some(master) = &created.made.console {
             console::suit_caller(master)?;
         }
-        let Created { made, listener, state, .. } = &mut created;
-        let init = made.init.pid;
-        let started = made.start(&mut |asked| match listener {
-            Some(listener) => listener.tell(asked, state, Status::Creating, init),
-            None => Ok(()),
-        });
+        let started = created.made.start();
         let started = started.and_then(|()| self.poststart(&created.record, &created.hooks));
-        if let Err(error) = started {
-            let Created { entry, record, made, .. } = created;
-            drop(made);
-            self.end(&record)?;
-            self.clean(entry, &record)?;
-            return Err(error);
+        match started {
+            Ok(()) => Ok(created),
+            Err(error) => self.undo(created).and(Err(error)),
         }
-        Ok(created)
     }
 
     /// Deletes what has stopped, unless somebody else did so meanwhile.

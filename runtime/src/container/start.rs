@@ -9,7 +9,6 @@ use rrun_spec::oci::Hooks;
 use crate::container::{Action, ContainerId, Runtime, Status};
 use crate::hooks::{HookFailed, Occasion, Streams};
 use crate::process::StateOfHooks;
-use crate::process::listener::{Asked, Listener};
 use crate::process::parent::release;
 use crate::store::containers::{Entry, Record, START_SOCKET};
 use crate::sys::process::pidfd_signal;
@@ -36,10 +35,10 @@ impl Runtime {
             true => self.containers.config(id)?.hooks().clone().unwrap_or_default(),
             false => Hooks::default(),
         };
-        let released = release(&entry, &mut |fd| self.tell_agent(&record, fd));
+        let released = release(&entry);
         forget_socket(&entry)?;
         if released.is_err() {
-            // What could not become its program has ended, or waits for an agent that is not there.
+            // What could not become its program has ended, or is not to go on.
             self.kill_init(&record);
         }
         match released.and_then(|()| self.poststart(&record, &hooks)) {
@@ -50,16 +49,6 @@ impl Runtime {
             }
             result => result,
         }
-    }
-
-    /// Tells the agent of the container's seccomp profile where it gets the first process's calls.
-    fn tell_agent(&self, record: &Record, fd: i32) -> anyhow::Result<()> {
-        let Some(listener) = Listener::of(&self.containers.config(&record.id)?) else {
-            return Ok(());
-        };
-        let pidfd = self.pidfd(record).context("the container's first process has ended")?;
-        let asked = Asked { pid: record.init.pid(), pidfd: pidfd.as_fd(), fd };
-        listener.tell(asked, &self.state_of_hooks(record)?, Status::Created, record.init.pid())
     }
 
     fn kill_init(&self, record: &Record) {

@@ -63,6 +63,16 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
+impl Plan {
+    /// Whether the filter of system calls is in force from `create` on: the agent that answers for
+    /// calls is to have its descriptor then, and the hooks that run inside are not to evade it.
+    #[must_use]
+    pub fn is_filtered_early(&self) -> bool {
+        let has_hooks = self.hooks.start_container().as_ref().is_some_and(|list| !list.is_empty());
+        self.program.seccomp.as_ref().is_some_and(|filter| filter.asks_agent() || has_hooks)
+    }
+}
+
 /// What the program sees as `/`.
 #[derive(Debug)]
 pub struct RootPlan {

@@ -21,6 +21,7 @@ use crate::confine::capabilities::Sets;
 use crate::confine::labels::Opened;
 use crate::confine::landlock::Ruleset;
 use crate::confine::rlimits;
+use crate::confine::seccomp::Program as Filter;
 use crate::plan::identity::Program;
 use crate::process::channel::Channel;
 use crate::process::protocol::{ToInit, ToParent};
@@ -49,6 +50,7 @@ pub struct Ready<'a> {
     capabilities: Sets,
     labels: Opened,
     ruleset: Option<Ruleset>,
+    is_filtered: bool,
 }
 
 /// Takes the identity of `program`, inside its root, and finds its file; `labels` are its own.
@@ -79,7 +81,15 @@ pub fn prepare(program: &Program, labels: Opened) -> anyhow::Result<Ready<'_>> {
         enter_working_directory(&program.directory)?;
     }
     let executable = find(program, &environment)?;
-    Ok(Ready { program, executable, environment, capabilities, labels, ruleset })
+    Ok(Ready {
+        program,
+        executable,
+        environment,
+        capabilities,
+        labels,
+        ruleset,
+        is_filtered: false,
+    })
 }
 
 /// The capabilities to keep until the last restrictions are in force.
@@ -120,13 +130,27 @@ impl Ready<'_> {
         }
     }
 
+    /// Installs the filter for system calls ahead of the other last steps, with the command that `parent`
+    /// leads to on the other side. From then on the profile must allow what this process still needs.
+    ///
+    /// # Errors
+    ///
+    /// Those of `seccomp(2)`, and that no agent was told.
+    pub fn filter(&mut self, parent: &Channel<ToParent, ToInit>) -> anyhow::Result<()> {
+        self.is_filtered = true;
+        match self.program.seccomp.as_ref().map(Filter::install).transpose()?.flatten() {
+            Some(listener) => hand_over(&listener, parent),
+            None => Ok(()),
+        }
+    }
+
     /// Becomes the program, with `starter` on the other side. Descriptors from `first_closed` upwards are
     /// closed by it; signals are as they were reset when this process began.
     ///
     /// Returns only if that fails.
     #[must_use]
     pub fn become_program(
-        &self,
+        &mut self,
         first_closed: u32,
         starter: &Channel<ToParent, ToInit>,
     ) -> anyhow::Error {
@@ -140,7 +164,7 @@ impl Ready<'_> {
     }
 
     fn last_steps(
-        &self,
+        &mut self,
         first_closed: u32,
         starter: &Channel<ToParent, ToInit>,
     ) -> anyhow::Result<()> {
@@ -149,10 +173,8 @@ impl Ready<'_> {
         if let Some(ruleset) = &self.ruleset {
             ruleset.enforce()?;
         }
-        if let Some(filter) = &self.program.seccomp
-            && let Some(listener) = filter.install()?
-        {
-            hand_over(&listener, starter)?;
+        if !self.is_filtered {
+            self.filter(starter)?;
         }
         if self.ruleset.is_some() || self.program.seccomp.is_some() {
             self.capabilities.apply()?;

@@ -199,7 +199,7 @@ fn set_up(
     } else {
         setsid().context("start a session")?;
     }
-    let ready = enter::prepare(order.program, labels)?;
+    let mut ready = enter::prepare(order.program, labels)?;
     parent.send(&ToParent::Ready)?;
     if !order.at_once {
         expect(parent, &ToInit::Start)?;

@@ -103,12 +103,12 @@ fn set_up(
         Some(terminal) => console::take(&terminal).context("take the terminal")?,
     }
     // Entering it says more exactly what is wrong, unless making it failed.
-    let ready =
+    let mut ready =
         enter::prepare(&plan.program, labels).map_err(|error| directory.err().unwrap_or(error))?;
     if plan.root.overlay.is_some() {
         ready.read_ahead();
     }
-    wait_and_become(plan, site, &ready, parent, listener)
+    wait_and_become(plan, site, &mut ready, parent, listener)
 }
 
 /// Makes the program's working directory, inside its root, if it is missing.
@@ -266,7 +266,7 @@ fn write_sysctl(plan: &Plan) -> anyhow::Result<()> {
 fn wait_and_become(
     plan: &Plan,
     site: &Site<'_>,
-    ready: &Ready<'_>,
+    ready: &mut Ready<'_>,
     parent: &Channel<ToParent, ToInit>,
     listener: Option<&OwnedFd>,
 ) -> anyhow::Result<Infallible> {
@@ -276,19 +276,22 @@ fn wait_and_become(
     if listener.is_some() {
         end_on_signals().context("handle signals")?;
     }
-    parent.send(&ToParent::Ready)?;
-    let become_program = |starter: &Channel<ToParent, ToInit>| -> anyhow::Error {
+    if plan.is_filtered_early() {
+        ready.filter(parent)?;
+    }
+    parent.write(&ToParent::Ready)?;
+    let mut become_program = |starter: &Channel<ToParent, ToInit>| -> anyhow::Error {
         match start_hooks(plan, site, ready.environment()) {
             Ok(()) => ready.become_program(site.first_closed, starter),
             Err(error) => HookFailed(format!("{error:#}")).into(),
         }
     };
-    match parent.receive()? {
+    match parent.read()? {
         ToInit::Start => Err(become_program(parent)),
         ToInit::Await => {
             let listener = listener.context("there is no socket to wait on")?;
             let starter = await_start(listener.as_fd())?;
-            starter.send(&failure(&become_program(&starter)))?;
+            starter.write(&failure(&become_program(&starter)))?;
             bail!(Gone)
         }
         other => Err(anyhow!("expected Start or Await, not {other:?}")),
@@ -308,7 +311,8 @@ fn start_hooks(plan: &Plan, site: &Site<'_>, environment: &[CString]) -> anyhow:
     }
 }
 
-/// Waits until somebody connects and says that the program is to start.
+/// Waits until somebody connects and says that the program is to start; tells who only asks whether
+/// this waits. With a filter of system calls in force it needs accept4(2), read(2) and write(2).
 fn await_start(listener: BorrowedFd<'_>) -> anyhow::Result<Channel<ToParent, ToInit>> {
     loop {
         let connection = match accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
@@ -316,8 +320,10 @@ fn await_start(listener: BorrowedFd<'_>) -> anyhow::Result<Channel<ToParent, ToI
             result => crate::sys::process::received(result.context("wait for start")?),
         };
         let starter = Channel::over(connection);
-        if matches!(starter.receive(), Ok(ToInit::Start)) {
-            return Ok(starter);
+        match starter.read() {
+            Ok(ToInit::Start) => return Ok(starter),
+            Ok(ToInit::Await) => starter.write(&ToParent::Ready)?,
+            _ => {}
         }
     }
 }

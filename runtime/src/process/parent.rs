@@ -25,7 +25,7 @@ use crate::plan::Plan;
 use crate::process::channel::{Channel, Gone, pair};
 use crate::process::guest::ADD;
 use crate::process::init::{self, Ends};
-use crate::process::listener::Asked;
+use crate::process::listener::{Asked, Listener};
 use crate::process::protocol::{FromServer, ToInit, ToParent, ToServer, chain};
 use crate::process::{Site, server};
 use crate::rootfs::sources;
@@ -44,6 +44,8 @@ pub struct Order<'a> {
     pub entry: &'a Entry,
     /// Whether init is to wait for `start` rather than for us.
     pub awaits_start: bool,
+    /// The agent that answers for system calls of its program.
+    pub listener: Option<Listener>,
 }
 
 /// A container whose init waits for its last word. Dropping it undoes everything.
@@ -111,22 +113,29 @@ fn start_address(entry: &Entry) -> nix::Result<UnixAddr> {
     UnixAddr::new(format!("/proc/self/fd/{directory}/{START_SOCKET}").as_str())
 }
 
-/// Lets the program of a created container run; `tell` is for [`await_exec`].
+/// Lets the program of a created container run.
 ///
 /// # Errors
 ///
 /// What init says, in runc's words for a program that cannot be executed.
-pub fn release(
-    entry: &Entry,
-    tell: &mut dyn FnMut(i32) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+pub fn release(entry: &Entry) -> anyhow::Result<()> {
+    let channel = reach_init(entry)?;
+    channel.send(&ToInit::Start)?;
+    await_exec(&channel, &mut told_before)
+}
+
+/// An agent is told of init when that is created.
+fn told_before(_fd: i32) -> anyhow::Result<()> {
+    Err(anyhow!("the agent was to be told before"))
+}
+
+/// To an init that waits for `start`.
+fn reach_init(entry: &Entry) -> anyhow::Result<Channel<ToInit, ToParent>> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
     connect(socket.as_raw_fd(), &start_address(entry)?)
         .context("reach the container's first process")?;
-    let channel: Channel<ToInit, ToParent> = Channel::over(socket);
-    channel.send(&ToInit::Start)?;
-    await_exec(&channel, tell)
+    Ok(Channel::over(socket))
 }
 
 /// Waits until the other side has become its program, which closes the channel.
@@ -283,8 +292,9 @@ impl Made {
                 }
                 Ok((ToParent::Warning { text }, _)) => log::warn!("{text}"),
                 Ok((ToParent::Console, master)) => self.console = master,
-                Ok((other @ ToParent::SeccompListener { .. }, _)) => {
-                    return Err(anyhow!("not expected yet: {other:?}"));
+                Ok((ToParent::SeccompListener { fd }, _)) => {
+                    self.tell(order, fd)?;
+                    self.channel.send(&ToInit::ListenerSent)?;
                 }
                 Ok((ToParent::RunHooks, _)) => {
                     run_hooks(order, self.init.pid)?;
@@ -307,15 +317,40 @@ impl Made {
         }
     }
 
-    /// Keeps the container: init will wait for `start`, and we may end.
+    /// Tells the agent of the seccomp profile where it gets init's calls.
+    fn tell(&self, order: &Order<'_>, fd: i32) -> anyhow::Result<()> {
+        let Child { pid, ref pidfd } = self.init;
+        let asked = Asked { pid, pidfd: pidfd.as_fd(), fd };
+        let Some(listener) = &order.listener else { return Ok(()) };
+        listener.tell(asked, &order.site.state, Status::Creating, pid)
+    }
+
+    /// Keeps the container: init will wait for `start`, and we may end; `is_filtered` says that its
+    /// profile may keep it from that.
     ///
     /// # Errors
     ///
-    /// If init has ended.
-    pub fn leave_to_start(&mut self) -> anyhow::Result<()> {
+    /// If init has ended, or cannot wait.
+    pub fn leave_to_start(&mut self, entry: &Entry, is_filtered: bool) -> anyhow::Result<()> {
         self.channel.send(&ToInit::Await)?;
+        if is_filtered {
+            self.check_waiting(entry).context(
+                "/linux/seccomp: the profile must allow what waiting for start takes: accept4, read, \
+                 write, close",
+            )?;
+        }
         self.keep = true;
         Ok(())
+    }
+
+    fn check_waiting(&self, entry: &Entry) -> anyhow::Result<()> {
+        let channel = reach_init(entry)?;
+        channel.send_if_there(&ToInit::Await)?;
+        let Err(error) = channel.receive() else { return Ok(()) };
+        match self.channel.receive() {
+            Ok(ToParent::Failed { chain }) => Err(anyhow!(chain)),
+            _ => self.explain(error),
+        }
     }
 
     /// Lets the program run at once.
@@ -323,13 +358,9 @@ impl Made {
     /// # Errors
     ///
     /// What init says if it cannot become its program.
-    pub fn start(
-        &mut self,
-        tell: &mut dyn FnMut(Asked<'_>) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+    pub fn start(&mut self) -> anyhow::Result<()> {
         self.channel.send(&ToInit::Start)?;
-        let (pid, pidfd) = (self.init.pid, self.init.pidfd.as_fd());
-        await_exec(&self.channel, &mut |fd| tell(Asked { pid, pidfd, fd }))?;
+        await_exec(&self.channel, &mut told_before)?;
         self.keep = true;
         Ok(())
     }

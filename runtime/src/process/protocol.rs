@@ -7,13 +7,22 @@
 //!                      <-----    HooksDone
 //! Console + descriptor ----->    hands the terminal on              (only with a terminal)
 //! Warning { .. }       ----->    logs it                            (any number, at any time)
+//! SeccompListener { .. } --->    passes the descriptor on to the agent   (only if there is one)
+//!                      <-----    ListenerSent
 //! Ready                ----->    stores the container as created
 //!                      <-----    Start, or Await: `start` comes over the socket instead
 //! (closed by exec)               the program runs
 //! Failed { chain }     ----->    undoes everything, prints the chain; ends the conversation
 //!
-//! init                           start, run or exec
-//!                      <-----    Start
+//! init                           start, or create that tries it
+//!                      <-----    Start, or Await: only asks whether init waits
+//! Ready                ----->    it does
+//! (closed by exec)               the program runs
+//! Failed { chain }     ----->    prints the chain
+//!
+//! process of exec                exec
+//! Console, Warning, Ready as init's
+//!                      <-----    Start                 (unless it may go on at once)
 //! SeccompListener { .. } --->    passes the descriptor on to the agent   (only if there is one)
 //!                      <-----    ListenerSent
 //! (closed by exec)               the program runs

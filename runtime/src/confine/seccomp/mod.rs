@@ -44,6 +44,12 @@ impl std::fmt::Debug for Program {
 }
 
 impl Program {
+    /// Whether an agent is to answer for some of the calls.
+    #[must_use]
+    pub fn asks_agent(&self) -> bool {
+        self.flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0
+    }
+
     /// Puts the program on the calling thread, for ever; returns where an agent is to answer for calls,
     /// if the profile has any for it.
     ///
