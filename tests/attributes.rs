@@ -74,10 +74,13 @@ fn real_time_is_for_those_who_may() {
 #[test]
 fn a_deadline_is_kept() {
     let deadline = json!({"policy": "SCHED_DEADLINE", "runtime": 1_000_000, "deadline": 500_000_000,
-        "period": 1_000_000_000, "flags": ["SCHED_RESET_ON_FORK", "SCHED_FLAG_DL_OVERRUN"]});
+        "period": 1_000_000_000, "flags": ["SCHED_FLAG_RESET_ON_FORK", "SCHED_FLAG_DL_OVERRUN"]});
     let (sandbox, bundle) = with("/process/scheduler", deadline);
     if is_root() {
         assert_eq!(sandbox.prints(&bundle, &stat(41)), "6");
+        set(&bundle, "/linux/resources", json!({"cpu": {"cpus": "0"}}));
+        let words = "the process scheduler can't be used together with AllowedCPUs";
+        sandbox.run(&bundle).complains_of(&["/process/scheduler: EPERM", words]);
     } else {
         sandbox.run(&bundle).complains_of(&["/process/scheduler: EPERM", "CAP_SYS_NICE"]);
     }

@@ -67,6 +67,7 @@ fn version_says_name_and_spec() {
     let outcome = Sandbox::new().rrun(&["--version"]).ok();
     assert!(outcome.stdout.starts_with("rrun version "), "{outcome}");
     assert!(outcome.stdout.lines().any(|line| line.starts_with("spec: 1.")), "{outcome}");
+    assert!(outcome.stdout.lines().any(|line| line.starts_with("commit: ")), "{outcome}");
 }
 
 #[test]

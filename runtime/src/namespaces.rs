@@ -1,7 +1,7 @@
 //! Which namespaces a container has: made new, joined by path, or the caller's own.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use nix::errno::Errno;
@@ -36,8 +36,8 @@ impl Namespaces {
         let mut namespaces = Self { new: CloneFlags::empty(), join: Vec::new() };
         for namespace in wanted {
             let kind = kind(namespace.typ());
-            match named(namespace.path().as_deref()) {
-                Some(path) => namespaces.join.push(Join { kind, path: path.to_owned() }),
+            match namespace.path() {
+                Some(path) => namespaces.join.push(Join { kind, path: path.clone() }),
                 None => namespaces.new |= kind,
             }
         }
@@ -64,10 +64,6 @@ impl Namespaces {
         let flags = self.new - CloneFlags::CLONE_NEWCGROUP - NEWTIME;
         u64::from(flags.bits().cast_unsigned())
     }
-}
-
-fn named(path: Option<&Path>) -> Option<&Path> {
-    path.filter(|path| !path.as_os_str().is_empty())
 }
 
 fn kind(name: LinuxNamespaceType) -> CloneFlags {
@@ -183,9 +179,9 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_path_means_a_new_namespace() {
+    fn without_a_path_a_namespace_is_new() {
         let namespaces = Namespaces::of(&[
-            namespace(LinuxNamespaceType::Pid, Some("")),
+            namespace(LinuxNamespaceType::Pid, None),
             namespace(LinuxNamespaceType::Cgroup, None),
             namespace(LinuxNamespaceType::Network, Some("/run/netns/a")),
         ]);

@@ -155,7 +155,8 @@ pub fn load_mounts(path: &Path) -> Result<Vec<oci::Mount>, LoadError> {
 /// What Go runtimes accept though the types do not is mended first: a capability with an unknown
 /// name is dropped with a warning, for runtime-spec wants no failure for one that cannot be
 /// granted, and a process without `user` is uid 0 and gid 0.
-/// An empty `pids`, which is not the same as a limit of 0, is as none at all.
+/// An empty `pids`, which is not the same as a limit of 0, is as none at all, and so is the empty path
+/// of a namespace.
 ///
 /// # Errors
 ///
@@ -163,6 +164,11 @@ pub fn load_mounts(path: &Path) -> Result<Vec<oci::Mount>, LoadError> {
 pub fn parse(text: &[u8], path: &Path) -> Result<oci::Spec, LoadError> {
     let mut spec: oci::Spec =
         from_json(text, path, |config| config.get_mut("process").is_some_and(repair_process))?;
+    let namespaces = spec.linux_mut().as_mut().and_then(|linux| linux.namespaces_mut().as_mut());
+    for namespace in namespaces.into_iter().flatten() {
+        let path = namespace.path().clone();
+        namespace.set_path(path.filter(|path| !path.as_os_str().is_empty()));
+    }
     let resources = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut());
     if let Some(resources) = resources {
         drop_empty_pids(resources, text, "/linux/resources");
@@ -273,13 +279,24 @@ fn syntax(path: &Path, mut pointer: String, error: &serde_json::Error) -> LoadEr
     let (line, column) = (error.line(), error.column());
     let said = error.to_string();
     let cause = said.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&said);
+    let cause = format!("{}{cause}", name_of(&pointer, cause));
     // A repaired document has lost its lines.
     let place = if line == 0 { String::new() } else { format!(" line {line} column {column}") };
     if !pointer.is_empty() {
         pointer.push_str(": ");
     }
-    let (pointer, cause) = (one_line(&pointer), one_line(cause));
+    let (pointer, cause) = (one_line(&pointer), one_line(&cause));
     LoadError::Syntax { path: path.to_owned(), place, pointer, cause }
+}
+
+/// What runc calls a wrong value, where others look for its words.
+fn name_of(pointer: &str, cause: &str) -> &'static str {
+    match pointer.strip_prefix("/linux/memoryPolicy") {
+        Some("/mode") => "invalid memory policy mode: ",
+        Some("") if cause.contains("`mode`") => "invalid memory policy mode: ",
+        Some(place) if place.starts_with("/flags/") => "invalid memory policy flag: ",
+        _ => "",
+    }
 }
 
 /// What was wrong may be quoted in it, line breaks and all.
@@ -320,16 +337,18 @@ fn repair_process(process: &mut Value) -> bool {
     repaired | !unknown.is_empty()
 }
 
-/// The types have this one flag by another name than runtime-spec.
+/// The types have these flags by other names than the kernel, runc and crun.
 fn repair_scheduler(process: &mut serde_json::Map<String, Value>) -> bool {
-    const OURS: &str = "SCHED_FLAG_D_L_OVERRUN";
     let flags = process.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags"));
     let mut repaired = false;
     for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
-        if flag == "SCHED_FLAG_DL_OVERRUN" {
-            *flag = OURS.into();
-            repaired = true;
-        }
+        let name = match flag.as_str() {
+            Some("SCHED_FLAG_DL_OVERRUN") => "SCHED_FLAG_D_L_OVERRUN",
+            Some("SCHED_FLAG_RESET_ON_FORK") => "SCHED_RESET_ON_FORK",
+            _ => continue,
+        };
+        *flag = name.into();
+        repaired = true;
     }
     repaired
 }
@@ -414,15 +433,44 @@ mod tests {
     #[test]
     fn what_the_types_have_otherwise_is_mended() {
         let text = br#"{"process": {"cwd": "/", "user": {},
-            "scheduler": {"policy": "SCHED_DEADLINE", "flags": ["SCHED_FLAG_DL_OVERRUN"]},
+            "scheduler": {"policy": "SCHED_DEADLINE",
+                "flags": ["SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_RESET_ON_FORK"]},
             "execCPUAffinity": {"initial": "", "final": "1"}}}"#;
         let spec = parse(text, Path::new(CONFIG)).unwrap();
         let process = spec.process().as_ref().unwrap();
         let flags = process.scheduler().as_ref().unwrap().flags().clone().unwrap();
-        assert_eq!(flags, [oci::LinuxSchedulerFlag::SchedFlagDLOverrun]);
+        use oci::LinuxSchedulerFlag::{SchedFlagDLOverrun, SchedResetOnFork};
+        assert_eq!(flags, [SchedFlagDLOverrun, SchedResetOnFork]);
         let affinity = process.exec_cpu_affinity().as_ref().unwrap();
         assert_eq!(affinity.initial(), &None);
         assert_eq!(affinity.cpu_affinity_final().as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn wrong_memory_policies_are_called_as_runc_calls_them() {
+        for (policy, expected) in [
+            ("{}", "/linux/memoryPolicy: invalid memory policy mode: missing field `mode`"),
+            (
+                r#"{"mode": "X"}"#,
+                "/linux/memoryPolicy/mode: invalid memory policy mode: unknown variant `X`",
+            ),
+            (
+                r#"{"mode": "MPOL_BIND", "flags": ["X"]}"#,
+                "/linux/memoryPolicy/flags/0: invalid memory policy flag: unknown variant `X`",
+            ),
+        ] {
+            let text = format!(r#"{{"linux": {{"memoryPolicy": {policy}}}}}"#);
+            let error = parse(text.as_bytes(), Path::new(CONFIG)).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_path_of_a_namespace_is_none() {
+        let text = br#"{"linux": {"namespaces": [{"type": "pid", "path": ""}]}}"#;
+        let spec = parse(text, Path::new(CONFIG)).unwrap();
+        let namespaces = spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
+        assert_eq!(namespaces[0].path(), &None);
     }
 
     #[test]

@@ -37,8 +37,14 @@ use crate::log;
 use crate::store::{self, containers::Containers};
 use crate::sys::regex::Regex;
 
-/// What `--version` prints after the name: engines read the first line.
-const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
+/// What `--version` prints after the name: engines read the first lines.
+const VERSION: &str = concat!(
+    "version ",
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit: ",
+    env!("RRUN_COMMIT"),
+    "\nspec: 1.3.0"
+);
 
 /// A rootless OCI container runtime with its own copy-on-write file system
 #[derive(Debug, Parser)]

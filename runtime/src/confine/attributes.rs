@@ -21,6 +21,8 @@ const LINUX32: u32 = 8;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attributes {
     scheduler: Option<SchedulerAttributes>,
+    /// Whether the container's cgroup has some of the processors only.
+    some_processors: bool,
     io_priority: Option<u32>,
     memory: Option<MemoryPolicy>,
     personality: Option<u32>,
@@ -43,6 +45,7 @@ impl Attributes {
         let personality = linux.and_then(|linux| linux.personality().as_ref());
         Ok(Self {
             scheduler: process.scheduler().as_ref().map(scheduler),
+            some_processors: linux.is_some_and(has_some_processors),
             io_priority: process.io_priority().as_ref().map(io_priority),
             memory: policy.map(memory_policy).transpose()?,
             personality: personality.map(|personality| match personality.domain() {
@@ -59,7 +62,13 @@ impl Attributes {
     /// What the kernel refuses, with the JSON pointer and, where there is one, the cure.
     pub fn apply(&self) -> Result<()> {
         if let Some(scheduler) = self.scheduler {
-            set_scheduler(scheduler).map_err(|errno| refusal("/process/scheduler", errno))?;
+            set_scheduler(scheduler).map_err(|errno| match errno {
+                Errno::EPERM if self.some_processors => anyhow!(
+                    "/process/scheduler: EPERM: the process scheduler can't be used together with \
+                     AllowedCPUs: remove /linux/resources/cpu/cpus"
+                ),
+                errno => refusal("/process/scheduler", errno),
+            })?;
         }
         if let Some(value) = self.io_priority {
             set_io_priority(value).map_err(|errno| refusal("/process/ioPriority", errno))?;
@@ -73,6 +82,12 @@ impl Attributes {
         }
         Ok(())
     }
+}
+
+/// `SCHED_DEADLINE` is for who may run everywhere (`sched_setattr(2)`).
+fn has_some_processors(linux: &Linux) -> bool {
+    let cpu = linux.resources().as_ref().and_then(|resources| resources.cpu().as_ref());
+    cpu.is_some_and(|cpu| cpu.cpus().as_deref().is_some_and(|cpus| !cpus.is_empty()))
 }
 
 fn refusal(pointer: &str, errno: Errno) -> anyhow::Error {

@@ -1,13 +1,15 @@
 //! How a process is scheduled, where its memory lies, what it takes itself for.
 
+use std::ops::RangeInclusive;
+
 use oci_spec::runtime as oci;
 use oci_spec::runtime::{LinuxSchedulerPolicy as Policy, MemoryPolicyModeType as Mode};
 
 use super::{Problems, has_namespace, linux::sorted, namespace};
 use crate::number_list::number_list;
 
-/// The shortest runtime of `SCHED_DEADLINE`, in nanoseconds (`sched(7)`).
-const SHORTEST_RUNTIME: u64 = 1024;
+/// What times of `SCHED_DEADLINE` are, in nanoseconds (`sched(7)`).
+const DEADLINE_TIMES: RangeInclusive<u64> = 1024..=1 << 63;
 
 /// Nanoseconds in a second.
 const SECOND: u32 = 1_000_000_000;
@@ -67,15 +69,33 @@ fn check_deadline(scheduler: &oci::Scheduler, at: &str, problems: &mut Problems)
         }
         return;
     }
+    // Those of crun, as far as they go.
+    let mut add = |name: &str, sentence: String| {
+        problems.add(format!("{at}/{name}"), format!("sched_setattr: `SCHED_DEADLINE` {sentence}"));
+    };
+    let (least, most) = (DEADLINE_TIMES.start(), DEADLINE_TIMES.end());
     let [(_, runtime), (_, deadline), (_, period)] = fields;
-    if runtime < SHORTEST_RUNTIME {
-        problems.add(format!("{at}/runtime"), format!("want at least {SHORTEST_RUNTIME} ns"));
+    for (name, value) in fields.iter().filter(|(_, value)| !DEADLINE_TIMES.contains(value)) {
+        let is_said = match *name {
+            "runtime" => scheduler.runtime().is_some(),
+            "deadline" => scheduler.deadline().is_some(),
+            _ if *value == 0 => continue,
+            _ => true,
+        };
+        add(
+            name,
+            match value {
+                0 if is_said => format!("{name} must be greater than 0: want at least {least} ns"),
+                0 => format!("requires `{name}`: want at least {least} ns"),
+                value => format!("{name} ({value}) must be between {least} and {most} ns"),
+            },
+        );
     }
-    if deadline < runtime {
-        problems.add(format!("{at}/deadline"), "is shorter than the runtime");
+    if deadline != 0 && runtime > deadline {
+        add("runtime", format!("runtime ({runtime}) must be <= deadline ({deadline})"));
     }
-    if period != 0 && period < deadline {
-        problems.add(format!("{at}/period"), "is shorter than the deadline");
+    if period != 0 && deadline > period {
+        add("deadline", format!("deadline ({deadline}) must be <= period ({period})"));
     }
 }
 
@@ -166,12 +186,16 @@ fn check_memory_policy(policy: &oci::LinuxMemoryPolicy, problems: &mut Problems)
     let mode = policy.mode();
     let nodes = policy.nodes().as_deref().unwrap_or_default();
     let wrong = match mode {
-        Mode::MpolDefault | Mode::MpolLocal if !nodes.is_empty() => {
-            Some(format!("{mode} takes no nodes: remove them"))
-        }
         Mode::MpolDefault | Mode::MpolLocal | Mode::MpolPreferred if nodes.is_empty() => None,
         _ if nodes.is_empty() => Some(format!("{mode} needs at least one node")),
-        _ => number_list(nodes).err(),
+        _ => match number_list(nodes) {
+            Err(wrong) => Some(format!("invalid memory policy nodes: {wrong}")),
+            Ok(ranges) if matches!(mode, Mode::MpolDefault | Mode::MpolLocal) => {
+                let count: usize = ranges.into_iter().map(Iterator::count).sum();
+                Some(format!("{mode}: mode requires 0 nodes but got {count}"))
+            }
+            Ok(_) => None,
+        },
     };
     problems.add_some(&format!("{at}/nodes"), wrong);
     let flags = policy.flags().as_deref().unwrap_or_default();
@@ -244,13 +268,40 @@ mod tests {
                     json!({"policy": "SCHED_FIFO"}),
                     "/process/scheduler/priority: want 1 to 99 for SCHED_FIFO",
                 ),
+            ],
+            checked,
+        );
+    }
+
+    #[test]
+    fn deadlines() {
+        let scheduler = "/process/scheduler";
+        table(
+            [
                 (
                     scheduler,
-                    json!({"policy": "SCHED_DEADLINE", "runtime": 1023, "deadline": 5,
-                        "period": 1}),
-                    "/process/scheduler/runtime: want at least 1024 ns; \
-                     /process/scheduler/deadline: is shorter than the runtime; \
-                     /process/scheduler/period: is shorter than the deadline",
+                    json!({"policy": "SCHED_DEADLINE", "runtime": 3000, "deadline": 2500,
+                        "period": 2000}),
+                    "/process/scheduler/runtime: sched_setattr: `SCHED_DEADLINE` runtime (3000) \
+                     must be <= deadline (2500); \
+                     /process/scheduler/deadline: sched_setattr: `SCHED_DEADLINE` deadline \
+                     (2500) must be <= period (2000)",
+                ),
+                (
+                    scheduler,
+                    json!({"policy": "SCHED_DEADLINE", "runtime": 0, "period": 1}),
+                    "/process/scheduler/runtime: sched_setattr: `SCHED_DEADLINE` runtime must be \
+                     greater than 0: want at least 1024 ns; \
+                     /process/scheduler/deadline: sched_setattr: `SCHED_DEADLINE` requires \
+                     `deadline`: want at least 1024 ns; \
+                     /process/scheduler/period: sched_setattr: `SCHED_DEADLINE` period (1) must be \
+                     between 1024 and 9223372036854775808 ns",
+                ),
+                (
+                    scheduler,
+                    json!({"policy": "SCHED_DEADLINE", "runtime": 1023, "deadline": 2000}),
+                    "/process/scheduler/runtime: sched_setattr: `SCHED_DEADLINE` runtime (1023) \
+                     must be between 1024 and 9223372036854775808 ns",
                 ),
             ],
             checked,
@@ -301,7 +352,7 @@ mod tests {
                 (
                     at,
                     json!({"mode": "MPOL_LOCAL", "nodes": "0"}),
-                    "/linux/memoryPolicy/nodes: MPOL_LOCAL takes no nodes: remove them",
+                    "/linux/memoryPolicy/nodes: MPOL_LOCAL: mode requires 0 nodes but got 1",
                 ),
                 (
                     at,
@@ -312,7 +363,7 @@ mod tests {
                     at,
                     json!({"mode": "MPOL_INTERLEAVE", "nodes": "x", "flags":
                         ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES", "MPOL_F_NUMA_BALANCING"]}),
-                    "/linux/memoryPolicy/nodes: \"x\" is not a number from 0 to 8191; \
+                    "/linux/memoryPolicy/nodes: invalid memory policy nodes: \"x\" is not a number from 0 to 8191; \
                      /linux/memoryPolicy/flags/1: MPOL_F_RELATIVE_NODES contradicts \
                      MPOL_F_STATIC_NODES: remove one of them; \
                      /linux/memoryPolicy/flags/2: MPOL_F_NUMA_BALANCING is for MPOL_BIND and \

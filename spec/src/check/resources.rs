@@ -142,7 +142,8 @@ fn check_device(rule: &oci::LinuxDeviceCgroup, at: &str, problems: &mut Problems
         }
     }
     let access = rule.access().as_deref().unwrap_or_default();
-    if !access.chars().all(|letter| "rwm".contains(letter)) {
+    // runc takes an "a" too, by which nothing more is meant.
+    if !access.chars().all(|letter| "rwma".contains(letter)) {
         problems.add(format!("{at}/access"), format!("{access:?} is not made of r, w and m"));
     }
 }
@@ -223,7 +224,8 @@ mod tests {
                 ),
                 (
                     "/linux/resources/devices",
-                    json!([{"allow": true, "type": "p", "major": -2, "access": "rx"}]),
+                    json!([{"allow": true, "type": "p", "major": -2, "access": "rx"},
+                           {"allow": true, "access": "rwa"}]),
                     "/linux/resources/devices/0/type: want \"a\", \"b\" or \"c\"; \
                      /linux/resources/devices/0/major: want a number, or -1 for all; \
                      /linux/resources/devices/0/access: \"rx\" is not made of r, w and m",

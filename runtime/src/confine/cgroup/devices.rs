@@ -81,6 +81,7 @@ impl Rule {
                 'm' => Ok(access | MAKE),
                 'r' => Ok(access | READ),
                 'w' => Ok(access | WRITE),
+                'a' => Ok(access),
                 _ => Err(Error::msg(format!("access {letters:?}: want some of r, w and m"))),
             })?,
         };
