@@ -1,5 +1,7 @@
 //! How a program is scheduled, where its memory lies, what it takes itself for: seen from inside.
 
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::common::{Bundle, Sandbox, is_root};
@@ -115,6 +117,25 @@ fn exec_runs_on_the_processors_that_were_asked_for() {
     let exec = ["exec", "--process", process.to_str().unwrap(), &id];
     sandbox.rrun(&exec).complains_of(&["/process/execCPUAffinity/final", "none of these"]);
     sandbox.remove(&id);
+}
+
+/// Who starts a container may be pinned himself, by his service manager perhaps.
+#[test]
+fn a_pinned_caller_pins_nobody() {
+    const SEEN: &str = "grep ^Cpus_allowed_list /proc/self/status | cut -f2";
+    let allowed = || {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        line.unwrap().trim().to_owned()
+    };
+    let all = allowed();
+    let mut first = CpuSet::new();
+    first.set(0).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &first).unwrap();
+    assert_eq!(allowed(), "0");
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sleep", "1000"]);
+    assert_eq!(both(&sandbox, &bundle, SEEN), [all.as_str(); 2]);
 }
 
 #[test]

@@ -70,6 +70,29 @@ fn version_says_name_and_spec() {
     assert!(outcome.stdout.lines().any(|line| line.starts_with("commit: ")), "{outcome}");
 }
 
+/// In the form of the log, with the names of runc's steps, and only with the flag.
+#[test]
+fn what_is_done_is_logged_on_demand() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["sleep", "1000"]);
+    let log = sandbox.join("log");
+    let (id, path) = (sandbox.id("debug"), log.to_str().unwrap());
+    let run = ["--debug", "run", "--detach", "--bundle", bundle.as_str(), &id];
+    let stderr = sandbox.rrun(&run).ok().stderr;
+    let exec = ["--debug", "--log", path, "exec", &id, "true"];
+    assert_eq!(sandbox.rrun(&exec).ok().stderr, "");
+    let logged = fs::read_to_string(&log).unwrap();
+    for (text, last) in
+        [(&stderr, "init: closing the pipe"), (&logged, "setns_init: about to exec")]
+    {
+        for words in ["level=debug", "nsexec container setup", "child process in init()", last] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+    }
+    assert_eq!(sandbox.rrun(&["exec", &id, "true"]).ok().stderr, "");
+    sandbox.remove(&id);
+}
+
 #[test]
 fn every_verb_explains_its_flags() {
     let sandbox = Sandbox::new();

@@ -1,5 +1,8 @@
 //! What the command says besides its output: to the caller's log file, as text or as JSON in the
 //! form that engines parse, and warnings to standard error.
+//!
+//! With `--debug` the steps have runc's names (`nsexec container setup` and so on): who reads such logs
+//! looks for them.
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -60,10 +63,15 @@ impl log::Log for Logger {
         if let Some(mut file) = self.file.as_ref() {
             let _log_is_gone =
                 file.write_all(line(self.format, record.level(), &message).as_bytes());
-        } else if record.level() > Level::Error {
-            let text = format!("rrun: {}: {message}\n", name(record.level()));
-            let _nobody_listens = std::io::stderr().write_all(text.as_bytes());
+            return;
         }
+        let text = match record.level() {
+            // It is printed once, in the end.
+            Level::Error => return,
+            Level::Warn | Level::Info => format!("rrun: {}: {message}\n", name(record.level())),
+            level => line(self.format, level, &message),
+        };
+        let _nobody_listens = std::io::stderr().write_all(text.as_bytes());
     }
 
     fn flush(&self) {}

@@ -17,6 +17,9 @@ use crate::sys::attributes::{
 /// `PER_LINUX32`: `uname(2)` names the 32-bit machine.
 const LINUX32: u32 = 8;
 
+/// As many processors as a kernel can be built for (`CONFIG_NR_CPUS`).
+const PROCESSORS: usize = 8192;
+
 /// What a program gets besides its identity. Nothing that is not asked for costs a system call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attributes {
@@ -214,6 +217,15 @@ impl Affinity {
         })
     }
 
+    /// Says where the process is made, in the form of runc's log.
+    pub fn log(&self) {
+        let digits = self.initial.iter().flatten().rev().map(|word| format!("{word:016x}"));
+        if self.initial.is_some() {
+            let digits: String = digits.collect();
+            log::debug!("nsexec: affinity: 0x{}", digits.trim_start_matches('0'));
+        }
+    }
+
     /// Before the process enters the container's cgroup.
     ///
     /// # Errors
@@ -223,14 +235,25 @@ impl Affinity {
         pin(self.initial.as_deref(), "initial", "the machine")
     }
 
-    /// After that.
+    /// After that; where no processors are asked for, all that the cgroup allows.
     ///
     /// # Errors
     ///
     /// Processors that the cgroup does not allow.
     pub fn after_cgroup(&self) -> Result<()> {
+        if self.initial.is_none() && self.last.is_none() {
+            use_all_processors();
+        }
         pin(self.last.as_deref(), "final", "the container's cgroup")
     }
+}
+
+/// Lets the calling process run on all processors that its cgroup allows: what the caller of ours is pinned
+/// to, a service manager's choice perhaps, is not the container's (as with runc).
+pub fn use_all_processors() {
+    let all = [u64::MAX; PROCESSORS / u64::BITS as usize];
+    // A filter of system calls around us may refuse: then it runs where it does.
+    let _as_it_was = set_affinity(&all);
 }
 
 fn pin(mask: Option<&[u64]>, name: &str, place: &str) -> Result<()> {

@@ -111,8 +111,7 @@ impl Runtime {
         let bundle = load(request)?;
         let mut plan = self.plan(&bundle, request)?;
         check_console(&plan, request)?;
-        let (bundle_dir, namespaces) = (bundle.dir.display(), &plan.namespaces);
-        log::debug!("create {} from {bundle_dir}: {namespaces:?}", request.id);
+        log::debug!("create {} from {}", request.id, bundle.dir.display());
         plan.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         let entry = self.containers.reserve(&request.id)?;
         self.clear_remains(&entry, &request.id)?;

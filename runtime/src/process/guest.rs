@@ -84,7 +84,10 @@ pub fn make(order: &Order<'_>) -> anyhow::Result<Made> {
     // Moving a process that exists already makes the kernel wait for every processor, 5 to 15 ms.
     let cgroup = unified.as_ref().map(AsFd::as_fd);
     let how = Clone { sibling: true, cgroup, ..Clone::default() };
+    log::debug!("nsexec container setup: {:?}", order.namespaces);
+    order.program.affinity.log();
     let child = usher(|| enter(order), how, || run(order, entrance, procfs, &to_parent))?;
+    log::debug!("child process in init(): {}", child.pid);
     drop(to_parent);
     let mut made = Made { child, console: None, channel, keep: false };
     by_systemd.map_or(Ok(()), |cgroup| cgroup.attach(made.child.pid))?;
@@ -125,6 +128,7 @@ impl Made {
         order: &Order<'_>,
         tell: &mut dyn FnMut(Asked<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
+        log::debug!("setns_init: about to exec");
         if !order.at_once {
             self.channel.send(&ToInit::Start)?;
         }

@@ -14,6 +14,7 @@ use nix::sys::socket::{SockFlag, accept4};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, fchdir, getpid, sethostname, setresgid, setresuid, setsid};
 
+use crate::confine::attributes::use_all_processors;
 use crate::confine::cgroup::Entrance;
 use crate::console;
 use crate::container::Status;
@@ -50,6 +51,7 @@ pub struct Ends {
 pub fn run(plan: &Plan, site: &Site<'_>, ends: Ends) -> u8 {
     let Ends { parent, server, listener, entrance, sources } = ends;
     let inside = entrance.map_or(Ok(()), |entrance| entrance.pass());
+    use_all_processors();
     let Err(error) =
         inside.and_then(|()| set_up(plan, site, &parent, server, listener.as_ref(), sources));
     if !error.is::<Gone>() {

@@ -78,8 +78,9 @@ pub fn begin(order: &Order<'_>) -> anyhow::Result<Made> {
     let entrance = entrance.transpose()?;
     let sources = sources::open(&order.plan.root.mounts, order.plan.root.propagation)?;
     let ends = Ends { parent: to_parent, server: to_server, listener, entrance, sources };
+    log::debug!("nsexec container setup: {:?}", order.plan.namespaces);
     let init = spawn(order, ends)?;
-    log::debug!("init is process {}", init.pid);
+    log::debug!("child process in init(): {}", init.pid);
     // Now, since init is going to close itself to others.
     let mount_namespace = mount_namespace(init.pid);
     let mut made =
@@ -150,7 +151,10 @@ pub fn await_exec(
 ) -> anyhow::Result<()> {
     loop {
         match channel.receive() {
-            Err(error) if error.is::<Gone>() => return Ok(()),
+            Err(error) if error.is::<Gone>() => {
+                log::debug!("init: closing the pipe to signal completion");
+                return Ok(());
+            }
             Err(error) => return Err(error),
             Ok(ToParent::Failed { chain }) => return Err(anyhow!(chain)),
             Ok(ToParent::HookFailed { chain }) => return Err(HookFailed(chain).into()),
