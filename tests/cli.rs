@@ -94,6 +94,15 @@ fn what_is_done_is_logged_on_demand() {
 }
 
 #[test]
+fn help_has_the_form_of_runc() {
+    let sandbox = Sandbox::new();
+    let help = sandbox.rrun(&["create", "--help"]).ok().stdout;
+    assert!(help.starts_with("NAME:\n   rrun create - Create a container\n"), "{help}");
+    sandbox.rrun(&["foo", "-h"]).complains_of(&["No help topic for 'foo'"]);
+    sandbox.rrun(&["foo"]).complains_of(&["'foo'"]);
+}
+
+#[test]
 fn every_verb_explains_its_flags() {
     let sandbox = Sandbox::new();
     for &(verb, flags) in VERBS {

@@ -256,11 +256,14 @@ fn a_detached_terminal_needs_a_socket_and_a_socket_a_terminal() {
     let sandbox = Sandbox::new();
     let (id, path) = (sandbox.id("console"), sandbox.join("console.sock"));
     let _socket = ConsoleSocket::bind(&path);
-    let bundle = with_terminal(&sandbox, "true");
-    for verb in [&["create"][..], &["run", "--detach"]] {
-        let args = [verb, &["--bundle", bundle.as_str(), &id]].concat();
-        sandbox.rrun(&args).complains_of(&["console socket"]);
-    }
+    let bundle = with_terminal(&sandbox, "test -t 0; echo $? > /answer; sleep 1000");
+    sandbox.rrun(&["create", "--bundle", bundle.as_str(), &id]).complains_of(&["console socket"]);
+    // In the background people get along without.
+    let outcome = sandbox.rrun(&["run", "--detach", "--bundle", bundle.as_str(), &id]).ok();
+    assert!(outcome.stderr.contains("warning: /process/terminal"), "{outcome}");
+    let answer = "until [ -s /answer ]; do sleep 0.01; done; cat /answer";
+    assert_eq!(sandbox.rrun(&["exec", &id, "sh", "-c", answer]).ok().line(), "1");
+    sandbox.remove(&id);
     let plain = sandbox.bundle(&["true"]);
     sandbox
         .rrun(&[

@@ -144,6 +144,24 @@ fn start_hooks_do_not_evade_the_filter() {
 }
 
 #[test]
+fn unknown_calls_are_refused_on_demand() {
+    let sandbox = Sandbox::new();
+    let bundle = sandbox.bundle(&["true"]);
+    let annotate = |value: &str| {
+        bundle.edit(|config| {
+            config["annotations"]["run.oci.seccomp_fail_unknown_syscall"] = value.into();
+            config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls":
+                [{"names": ["mkdir", "nonsense"], "action": "SCMP_ACT_ERRNO"}]});
+        });
+    };
+    annotate("1");
+    let complaint = ["/linux/seccomp/syscalls/0/names/1", "\"nonsense\""];
+    sandbox.run(&bundle).complains_of(&complaint);
+    annotate("0");
+    sandbox.run(&bundle).ok();
+}
+
+#[test]
 fn a_path_that_nobody_needs_is_ignored() {
     let sandbox = Sandbox::new();
     let bundle = asking(&sandbox, Path::new("/nowhere"), &["mkdir"], true);

@@ -110,6 +110,9 @@ impl Runtime {
     pub fn prepare(&self, request: &Request, awaits_start: bool) -> anyhow::Result<Created> {
         let bundle = load(request)?;
         let mut plan = self.plan(&bundle, request)?;
+        if request.detached && !awaits_start && request.console_socket.is_none() {
+            do_without_terminal(&mut plan);
+        }
         check_console(&plan, request)?;
         log::debug!("create {} from {}", request.id, bundle.dir.display());
         plan.warnings.iter().for_each(|warning| log::warn!("{warning}"));
@@ -160,6 +163,9 @@ impl Runtime {
     pub(super) fn filter(&self, spec: &Spec) -> anyhow::Result<Option<seccomp::Program>> {
         let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let cache = self.containers.seccomp_cache();
+        if let (Some(profile), Some(annotations)) = (profile, spec.annotations()) {
+            seccomp::refuse_unknown(profile, annotations)?;
+        }
         profile.map(|profile| seccomp::compile(profile, Some(&cache))).transpose()
     }
 
@@ -348,6 +354,15 @@ pub(super) fn load(request: &Request) -> anyhow::Result<Bundle> {
     let unsupported = rrun_spec::unsupported(&bundle.spec);
     ensure!(unsupported.is_empty(), "{}", Problems::from(unsupported));
     Ok(bundle)
+}
+
+/// As crun, `run --detach` lets the program do without a terminal that nobody would hold.
+fn do_without_terminal(plan: &mut Plan) {
+    if std::mem::replace(&mut plan.program.terminal, false) {
+        let warning = "/process/terminal: nobody holds the terminal of a container in the background: its \
+                       program gets our streams; for a terminal give --console-socket";
+        plan.warnings.push(warning.to_owned());
+    }
 }
 
 pub(super) fn check_console(plan: &Plan, request: &Request) -> anyhow::Result<()> {

@@ -90,7 +90,9 @@ impl Listener {
             handover::send(&self.path, &serde_json::to_vec(&message)?, fd.as_fd())
         };
         send().with_context(|| {
-            format!("/linux/seccomp/listenerPath: tell the agent at {}", self.path.display())
+            // The words of runc.
+            let at = self.path.display();
+            format!("/linux/seccomp/listenerPath: failed to connect with seccomp agent at {at}")
         })
     }
 }

@@ -13,10 +13,11 @@ mod cache;
 mod generate;
 mod newer;
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use libc::sock_filter;
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompFilterFlag as Flag};
@@ -96,6 +97,31 @@ pub fn compile(profile: &LinuxSeccomp, cache: Option<&Path>) -> Result<Program> 
         log::debug!("the compiled seccomp profile is not kept: {error:#}");
     }
     Ok(Program { filters, flags })
+}
+
+/// Refuses names of system calls that nobody knows, where the annotations want that.
+///
+/// Source: crun(1), `run.oci.seccomp_fail_unknown_syscall`.
+///
+/// # Errors
+///
+/// The first such name, with its JSON pointer.
+pub fn refuse_unknown(profile: &LinuxSeccomp, annotations: &HashMap<String, String>) -> Result<()> {
+    const KEY: &str = "run.oci.seccomp_fail_unknown_syscall";
+    if annotations.get(KEY).is_none_or(|value| value == "0") {
+        return Ok(());
+    }
+    for (rule, call) in profile.syscalls().iter().flatten().enumerate() {
+        let mut names = call.names().iter().enumerate();
+        let unknown = names.find(|(_, name)| libseccomp::ScmpSyscall::from_name(name).is_err());
+        if let Some((at, name)) = unknown {
+            let pointer = format!("/linux/seccomp/syscalls/{rule}/names/{at}");
+            bail!(
+                "{pointer}: no system call is called {name:?}, and annotation {KEY} refuses that"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The flags of `seccomp(2)`. The library would keep them as attributes for its own installing only:
