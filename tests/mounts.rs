@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 
+use nix::mount::MsFlags;
+use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
 use crate::common::{Bundle, Outcome, Sandbox, is_root};
@@ -273,6 +275,72 @@ fn recursive_attributes_reach_the_mounts_below() {
     assert!(found.contains(&"nosymfollow") && atime != is_root(), "{found:?}");
     assert_eq!(options(&table, "/single")[0], "ro");
     assert_eq!(options(&table, "/single/shm")[0], "rw", "the mount alone");
+}
+
+/// What a user namespace gets of the host's is there to be opened, not to be run.
+#[test]
+fn devices_of_the_host_are_bound_without_more() {
+    let (sandbox, bundle) = plain();
+    if is_root() {
+        in_user_namespace(&bundle);
+    }
+    let table = sandbox.prints(&bundle, MOUNTS);
+    for device in ["/dev/null", "/dev/zero", "/dev/tty", "/dev/urandom"] {
+        let found = options(&table, device);
+        assert!(found.contains(&"nosuid") && found.contains(&"noexec"), "{table}");
+    }
+}
+
+/// Even one that the host lacks: nobody inside could make it.
+#[test]
+fn a_device_in_a_user_namespace_is_what_the_config_says() {
+    let (sandbox, bundle) = plain();
+    bundle.edit(|config| {
+        config["linux"]["devices"] = json!([{"path": "/dev/foo", "type": "b", "major": 1,
+            "minor": 5, "uid": 10, "gid": 11, "fileMode": 0o157}]);
+    });
+    if !is_root() {
+        sandbox.run(&bundle).complains_of(&["make device /dev/foo", "ENOENT"]);
+        return;
+    }
+    in_user_namespace(&bundle);
+    let seen = sandbox.prints(&bundle, "stat -c '%a %u:%g %t:%T' /dev/foo; cat /proc/mounts");
+    assert!(seen.starts_with("157 10:11 1:5\n"), "{seen}");
+    assert_eq!(seen.matches("devices ").count(), 1, "the place where it was made is gone: {seen}");
+    sandbox.assert_nothing_left();
+}
+
+/// As with mount(8), what is not named is cleared; but not in a user namespace.
+#[test]
+fn a_bind_with_flags_has_only_these() {
+    let (sandbox, bundle) = plain();
+    let source = sandbox.directory("source");
+    let path = source.to_str().unwrap();
+    let seen = |flags: &[&str]| {
+        bundle.edit(|config| config["mounts"].as_array_mut().unwrap().retain(|at| at["x"] != 1));
+        add(&bundle, json!({"destination": "/b", "source": path, "options": flags, "x": 1}));
+        let table = sandbox.prints(&bundle, MOUNTS);
+        let found = options(&table, "/b").into_iter().take_while(|option| *option != "rw");
+        found.map(str::to_owned).collect::<Vec<_>>().join(",")
+    };
+    if !is_root() {
+        assert_eq!(seen(&["bind", "ro", "noexec"]), "ro,noexec,relatime");
+        return;
+    }
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    sys_mount("none", "/", MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+    sys_mount(path, path, MsFlags::MS_BIND);
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
+    sys_mount(path, path, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | flags);
+    assert_eq!(seen(&["bind"]), "ro,nosuid,nodev,noexec,noatime");
+    assert_eq!(seen(&["bind", "ro", "dev"]), "ro,noatime");
+    assert_eq!(seen(&["bind", "ro", "nosuid", "relatime"]), "ro,nosuid,relatime");
+    in_user_namespace(&bundle);
+    assert_eq!(seen(&["bind", "exec"]), "ro,nosuid,nodev,noatime");
+}
+
+fn sys_mount(source: &str, target: &str, flags: MsFlags) {
+    nix::mount::mount(Some(source), target, None::<&str>, flags, None::<&str>).unwrap();
 }
 
 #[test]

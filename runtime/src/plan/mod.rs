@@ -7,6 +7,7 @@ mod delegation;
 pub mod identity;
 pub mod idmap;
 pub mod landlock;
+mod mount_wish;
 pub mod mounts;
 pub mod overlay;
 

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail, ensure};
-use rrun_spec::mount_options::{MountOption, attr, mount_option, ms};
+use anyhow::{Context as _, ensure};
+use rrun_spec::mount_options::attr;
 use rrun_spec::oci::Mount;
 
 use crate::plan::idmap::{self, IdMapping, OwnIds};
+use crate::plan::mount_wish::Wish;
 use crate::sys::mount::Attributes;
 
 /// What is put at a destination.
@@ -110,6 +111,9 @@ pub fn plan(mount: &Mount, around: Surroundings<'_>) -> anyhow::Result<MountPlan
     let fstype = mount.typ().as_deref().unwrap_or_default();
     ensure!(!wish.copy_up || fstype == "tmpfs", "option \"tmpcopyup\": only a tmpfs has it");
     let what = what(mount, fstype, around.bundle, &mut wish)?;
+    if matches!(what, What::Bind { .. }) {
+        wish.attributes = wish.of_bind(around.ids.is_some());
+    }
     let ids = idmap::plan(mount, &what, wish.id_option.as_deref(), around)?;
     Ok(MountPlan {
         by_parent: is_for_parent(&what, ids.as_ref(), around),
@@ -177,121 +181,10 @@ fn new(mount: &Mount, fstype: &str, wish: &mut Wish) -> anyhow::Result<What> {
     }))
 }
 
-/// The flags that belong to a file system and not to a mount.
-const SUPERBLOCK: u64 = ms::SYNCHRONOUS | ms::DIRSYNC | ms::MANDLOCK | ms::LAZYTIME | ms::I_VERSION;
-
-#[derive(Default)]
-struct Wish {
-    attributes: Attributes,
-    recursive: Attributes,
-    superblock: u64,
-    propagation: Vec<(u64, bool)>,
-    bind: Option<bool>,
-    remount: bool,
-    copy_up: bool,
-    links: Links,
-    /// The whole option `idmap` or `ridmap`.
-    id_option: Option<String>,
-    data: Options,
-}
-
-impl Wish {
-    fn add(&mut self, option: &str) -> anyhow::Result<()> {
-        match mount_option(option).context("is no mount option")? {
-            MountOption::Flag { ms, clear } => self.flag(ms, clear),
-            MountOption::RecursiveAttr { attr, clear } => merge(&mut self.recursive, attr, clear),
-            MountOption::Propagation(flags) => {
-                self.propagation.push((flags & !ms::REC, flags & ms::REC != 0));
-            }
-            MountOption::Bind { recursive } => {
-                self.bind = Some(recursive || self.bind.unwrap_or(false));
-            }
-            MountOption::Extension(name) => self.extension(name, option)?,
-            MountOption::Data => self.data.push(match option.split_once('=') {
-                Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
-                None => (option.to_owned(), None),
-            }),
-        }
-        Ok(())
-    }
-
-    fn extension(&mut self, name: &str, option: &str) -> anyhow::Result<()> {
-        match name {
-            "tmpcopyup" => self.copy_up = true,
-            "copy-symlink" => self.links.copied = true,
-            "src-nofollow" => self.links.source_itself = true,
-            "dest-nofollow" => self.links.destination_itself = true,
-            "idmap" | "ridmap" => self.id_option = Some(option.to_owned()),
-            _ => bail!("is no mount option"),
-        }
-        Ok(())
-    }
-
-    /// The options of the file system, taken out of the wish.
-    fn options(&mut self) -> Options {
-        let mut options: Options = [
-            (ms::SYNCHRONOUS, "sync"),
-            (ms::DIRSYNC, "dirsync"),
-            (ms::MANDLOCK, "mand"),
-            (ms::LAZYTIME, "lazytime"),
-        ]
-        .into_iter()
-        .filter(|(flag, _)| self.superblock & flag != 0)
-        .map(|(_, name)| (name.to_owned(), None))
-        .collect();
-        options.append(&mut self.data);
-        options
-    }
-
-    fn flag(&mut self, flags: u64, clear: bool) {
-        self.remount |= flags & ms::REMOUNT != 0;
-        for (flag, attribute) in [
-            (ms::RDONLY, attr::RDONLY),
-            (ms::NOSUID, attr::NOSUID),
-            (ms::NODEV, attr::NODEV),
-            (ms::NOEXEC, attr::NOEXEC),
-            (ms::NODIRATIME, attr::NODIRATIME),
-            (ms::NOSYMFOLLOW, attr::NOSYMFOLLOW),
-            (ms::NOATIME, attr::NOATIME),
-            (ms::STRICTATIME, attr::STRICTATIME),
-        ] {
-            if flags & flag != 0 {
-                merge(&mut self.attributes, attribute, clear);
-            }
-        }
-        if flags & ms::RELATIME != 0 {
-            merge(&mut self.attributes, attr::RELATIME, clear);
-        }
-        let superblock = flags & SUPERBLOCK;
-        if clear {
-            self.superblock &= !superblock;
-        } else {
-            self.superblock |= superblock;
-        }
-    }
-}
-
-/// Adds one attribute to what is to change; the last word on it counts.
-///
-/// The access time is one field with three values: to set one, the field is cleared first; to clear
-/// one is to go back to relatime.
-fn merge(attributes: &mut Attributes, attribute: u64, clear: bool) {
-    let is_atime = attribute == attr::RELATIME || attribute & attr::ATIME != 0;
-    let mask = if is_atime { attr::ATIME } else { attribute };
-    attributes.set &= !mask;
-    attributes.clear &= !mask;
-    if is_atime {
-        attributes.clear |= mask;
-        attributes.set |= if clear { attr::RELATIME } else { attribute };
-    } else if clear {
-        attributes.clear |= mask;
-    } else {
-        attributes.set |= mask;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use rrun_spec::mount_options::ms;
+
     use super::*;
 
     fn nowhere() -> Surroundings<'static> {
@@ -323,6 +216,27 @@ mod tests {
             assert_eq!((attributes.set, attributes.clear), (set, clear), "{options:?}");
         }
         assert_eq!(mount("bind", &["rbind", "rro"]).recursive.set, attr::RDONLY);
+    }
+
+    #[test]
+    fn a_bind_with_flags_has_these_alone() {
+        const RO: u64 = attr::RDONLY;
+        const REST: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW;
+        let times = attr::ATIME | attr::NODIRATIME;
+        for (options, set, clear) in [
+            (&["rbind", "rslave"][..], 0, 0),
+            (&["bind", "defaults"], 0, 0),
+            (&["bind", "ro"], RO, REST),
+            (&["bind", "ro", "rw"], 0, RO | REST),
+            (&["bind", "dev"], 0, RO | REST),
+            (&["bind", "atime", "norelatime"], 0, RO | REST),
+            (&["bind", "relatime"], 0, RO | REST | times),
+            (&["bind", "nodiratime"], attr::NODIRATIME, RO | REST | attr::ATIME),
+            (&["bind", "noatime", "ro"], attr::NOATIME | RO, REST | times),
+        ] {
+            let attributes = mount("bind", options).attributes;
+            assert_eq!((attributes.set, attributes.clear), (set, clear), "{options:?}");
+        }
     }
 
     #[test]

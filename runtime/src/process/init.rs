@@ -45,15 +45,17 @@ pub struct Ends {
     pub entrance: Option<Entrance>,
     /// What the parent has opened for the mounts.
     pub sources: Sources,
+    /// Device nodes that the parent has made.
+    pub nodes: Option<OwnedFd>,
 }
 
 /// Runs as init; returns, with an exit code, only if it could not become its program.
 pub fn run(plan: &Plan, site: &Site<'_>, ends: Ends) -> u8 {
-    let Ends { parent, server, listener, entrance, sources } = ends;
+    let Ends { parent, server, listener, entrance, sources, nodes } = ends;
     let inside = entrance.map_or(Ok(()), |entrance| entrance.pass());
     use_all_processors();
-    let Err(error) =
-        inside.and_then(|()| set_up(plan, site, &parent, server, listener.as_ref(), sources));
+    let Err(error) = inside
+        .and_then(|()| set_up(plan, site, &parent, server, listener.as_ref(), (sources, nodes)));
     if !error.is::<Gone>() {
         let _nobody_is_left_to_tell = parent.send(&failure(&error));
     }
@@ -75,9 +77,10 @@ fn set_up(
     parent: &Channel<ToParent, ToInit>,
     server: Option<Channel<ToServer, FromServer>>,
     listener: Option<&OwnedFd>,
-    mut sources: Sources,
+    (mut sources, nodes): (Sources, Option<OwnedFd>),
 ) -> anyhow::Result<Infallible> {
-    isolate(site, parent, server.as_ref(), listener, &sources)?;
+    let opened = sources::descriptors(&sources).chain(nodes.as_ref().map(OwnedFd::as_fd));
+    isolate(site, parent, server.as_ref(), listener, opened)?;
     expect(parent, &ToInit::Go)?;
     let cgroups = site.cgroups.seen_by_init()?;
     take_namespaces(plan, site, &mut sources)?;
@@ -88,6 +91,7 @@ fn set_up(
             sources,
             spare_place: site.directory,
             may_make_devices: !site.own_user_namespace,
+            nodes,
             cgroups: cgroups.as_ref().unwrap_or(&site.cgroups),
         },
     )?;
@@ -123,18 +127,18 @@ fn make_working_directory(root: &Root, path: &Path) -> anyhow::Result<()> {
 }
 
 /// Lets go of everything of the caller's that the container must not have.
-fn isolate(
-    site: &Site<'_>,
-    parent: &Channel<ToParent, ToInit>,
-    server: Option<&Channel<ToServer, FromServer>>,
-    listener: Option<&OwnedFd>,
-    sources: &Sources,
+fn isolate<'a>(
+    site: &'a Site<'_>,
+    parent: &'a Channel<ToParent, ToInit>,
+    server: Option<&'a Channel<ToServer, FromServer>>,
+    listener: Option<&'a OwnedFd>,
+    opened: impl Iterator<Item = BorrowedFd<'a>>,
 ) -> anyhow::Result<()> {
     let mut keep = vec![parent.as_fd()];
     keep.extend(listener.map(OwnedFd::as_fd));
     keep.extend(server.map(Channel::as_fd));
     keep.extend(site.hook_streams.descriptors());
-    keep.extend(sources::descriptors(sources));
+    keep.extend(opened);
     close_all_but(site.first_closed, &keep).context("close the caller's descriptors")?;
     reset_signals().context("reset the signals")?;
     umask(Mode::from_bits_truncate(0o022));

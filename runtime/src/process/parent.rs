@@ -12,7 +12,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
 };
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use rrun_spec::oci::Hook;
 
 use crate::confine::cgroup::Cgroup;
@@ -28,7 +28,7 @@ use crate::process::init::{self, Ends};
 use crate::process::listener::{Asked, Listener};
 use crate::process::protocol::{FromServer, ToInit, ToParent, ToServer, chain};
 use crate::process::{Site, server};
-use crate::rootfs::sources;
+use crate::rootfs::{nodes, sources};
 use crate::store::containers::{Entry, START_SOCKET};
 use crate::sys::process::{Child, Clone, clone, fork, pidfd_open, pidfd_signal};
 use crate::userns::write::{explain_userns_refusal, write_maps};
@@ -77,7 +77,10 @@ pub fn begin(order: &Order<'_>) -> anyhow::Result<Made> {
     let entrance = order.site.cgroups.cgroup.as_ref().map(|cgroup| cgroup.entrance(false));
     let entrance = entrance.transpose()?;
     let sources = sources::open(&order.plan.root.mounts, order.plan.root.propagation)?;
-    let ends = Ends { parent: to_parent, server: to_server, listener, entrance, sources };
+    // Who needs a user namespace is not root of this one.
+    let maps = order.plan.maps.as_ref().filter(|_| geteuid().is_root());
+    let nodes = maps.map(|maps| nodes::make(&order.plan.root.devices, maps)).transpose()?.flatten();
+    let ends = Ends { parent: to_parent, server: to_server, listener, entrance, sources, nodes };
     log::debug!("nsexec container setup: {:?}", order.plan.namespaces);
     let init = spawn(order, ends)?;
     log::debug!("child process in init(): {}", init.pid);

@@ -1,4 +1,5 @@
-//! What an image has at a tmpfs's mount point, copied into it (`tmpcopyup`).
+//! What a tmpfs takes after: the mode of the directory that it hides, and with `tmpcopyup` all that the
+//! image has there.
 //!
 //! The image is hostile: each name is opened in its directory's descriptor and through no link.
 //! Owners, permissions and times come along; extended attributes and hard links do not, as in runc.
@@ -18,7 +19,44 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, symlinkat};
 
+use crate::plan::mounts::NewMount;
 use crate::rootfs::paths::stat;
+
+fn is_said(new: &NewMount, key: &str) -> bool {
+    new.options.iter().any(|(name, _)| name == key)
+}
+
+/// A tmpfs with the mode of the directory that it hides, as runc and crun make it; what the options say
+/// goes before.
+pub(super) fn resembling(hidden: BorrowedFd<'_>, new: &NewMount) -> anyhow::Result<NewMount> {
+    let mut new = new.clone();
+    if !is_said(&new, "mode") {
+        let mode = stat(hidden)?.st_mode & 0o7777;
+        new.options.push(("mode".to_owned(), Some(format!("{mode:o}"))));
+    }
+    Ok(new)
+}
+
+/// Gives a tmpfs with `tmpcopyup` the content of the directory that it hides, and its owner unless
+/// the options name one; with `is_made` it did not get the mode as it was made.
+pub(super) fn resemble(
+    tmpfs: BorrowedFd<'_>,
+    hidden: BorrowedFd<'_>,
+    new: &NewMount,
+    is_made: bool,
+) -> anyhow::Result<()> {
+    if new.copy_up {
+        copy_up(hidden, tmpfs).context("tmpcopyup")?;
+        if !is_said(new, "uid") && !is_said(new, "gid") {
+            give(tmpfs, c".", &stat(hidden)?).context("tmpcopyup: change the owner")?;
+        }
+    }
+    let mode = new.options.iter().rev().find(|(name, _)| name == "mode");
+    let mode = mode.and_then(|(_, value)| u32::from_str_radix(value.as_deref()?, 8).ok());
+    let Some(mode) = mode.filter(|_| is_made) else { return Ok(()) };
+    fchmodat(tmpfs, ".", Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)
+        .context("change the mode")
+}
 
 /// Copies everything in the directory `from`, which may be an `O_PATH` descriptor, to `to`, which
 /// may be attached nowhere yet.

@@ -2,7 +2,8 @@
 //! the usual links.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::iter;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -11,10 +12,12 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::stat::{Mode, SFlag, makedev, mknodat, umask};
 use nix::unistd::{Gid, Uid, fchownat, symlinkat};
 
+use rrun_spec::mount_options::attr;
+
 use crate::plan::DevicePlan;
 use crate::rootfs::paths::{Root, ensure_device, remove_file};
 use crate::rootfs::verify;
-use crate::sys::mount::{attach, clone_tree};
+use crate::sys::mount::{Attributes, attach, clone_tree, set_attributes};
 
 /// The devices that every container has (runtime-spec, "Default Devices"), with their numbers.
 const DEFAULT_DEVICES: [(&str, u64, u64); 6] = [
@@ -46,12 +49,18 @@ pub fn default_paths() -> impl Iterator<Item = &'static str> {
 
 /// Makes the default devices, those of `devices`, and the links.
 ///
-/// Where `may_make` is false, which is the rule in a user namespace, the host's nodes are bound.
+/// Where `may_make` is false, which is the rule in a user namespace, those of `nodes` are bound, which
+/// come in the order of `devices`, or else the host's.
 ///
 /// # Errors
 ///
 /// Which device could not be made, and why.
-pub fn fill(root: &Root, devices: &[DevicePlan], may_make: bool) -> anyhow::Result<()> {
+pub fn fill(
+    root: &Root,
+    devices: &[DevicePlan],
+    nodes: Vec<Option<OwnedFd>>,
+    may_make: bool,
+) -> anyhow::Result<()> {
     let named = |path: &str| devices.iter().any(|device| device.path == Path::new(path));
     let defaults = DEFAULT_DEVICES.iter().filter(|(path, ..)| !named(path));
     let defaults: Vec<_> =
@@ -60,16 +69,28 @@ pub fn fill(root: &Root, devices: &[DevicePlan], may_make: bool) -> anyhow::Resu
     // Nodes get their mode as they are made: to change it later is to look the name up again, which
     // may be another's by then.
     let usual = umask(Mode::empty());
-    let filled = fill_in(&Dev { root, directory: directory.as_fd(), may_make }, &defaults, devices);
+    let nodes = nodes.into_iter().chain(iter::repeat_with(|| None));
+    let devices: Vec<_> = devices.iter().zip(nodes).collect();
+    let filled =
+        fill_in(&Dev { root, directory: directory.as_fd(), may_make }, &defaults, &devices);
     umask(usual);
     filled
 }
 
-fn fill_in(dev: &Dev<'_>, defaults: &[DevicePlan], devices: &[DevicePlan]) -> anyhow::Result<()> {
+fn fill_in(
+    dev: &Dev<'_>,
+    defaults: &[DevicePlan],
+    devices: &[(&DevicePlan, Option<OwnedFd>)],
+) -> anyhow::Result<()> {
     // As with runc, a container's terminals are its own, also where a device is asked for there.
-    let others = devices.iter().filter(|device| device.path != Path::new("/dev/ptmx"));
-    defaults.iter().chain(others).try_for_each(|device| {
-        make(dev, device).with_context(|| format!("make device {}", device.path.display()))
+    let others = devices.iter().filter(|(device, _)| device.path != Path::new("/dev/ptmx"));
+    let others = others.map(|(device, node)| (*device, node.as_ref()));
+    defaults.iter().map(|device| (device, None)).chain(others).try_for_each(|(device, node)| {
+        match node {
+            Some(node) => bind_node(dev.root, device, node.as_fd()),
+            None => make(dev, device),
+        }
+        .with_context(|| format!("make device {}", device.path.display()))
     })?;
     LINKS.iter().try_for_each(|(name, target)| {
         link(dev.directory, name, target).with_context(|| format!("make link {DEV}/{name}"))
@@ -104,7 +125,7 @@ fn make(dev: &Dev<'_>, device: &DevicePlan) -> anyhow::Result<()> {
             Made::Refused | Made::SomethingElseIsThere => {}
         }
     }
-    bind_node(dev.root, device)
+    bind_host_node(dev.root, device)
 }
 
 enum Made {
@@ -150,15 +171,23 @@ pub fn bind_console(root: &Root, peer: BorrowedFd<'_>) -> anyhow::Result<()> {
     bind().context("bind the terminal to /dev/console")
 }
 
-/// Binds the host's node; where the image has a link, the link itself is covered.
-fn bind_node(root: &Root, device: &DevicePlan) -> anyhow::Result<()> {
+/// Binds the host's node.
+fn bind_host_node(root: &Root, device: &DevicePlan) -> anyhow::Result<()> {
     let node = clone_tree(AT_FDCWD, &device.path, false).context("bind the host's")?;
     ensure_same(node.as_fd(), device)?;
+    // Whatever else the host's file system would allow.
+    let set = attr::NOSUID | attr::NOEXEC;
+    set_attributes(node.as_fd(), Attributes { set, ..Attributes::default() }, false)?;
+    bind_node(root, device, node.as_fd()).context("bind the host's")
+}
+
+/// Shows `node` where `device` is to be; where the image has a link, the link itself is covered.
+fn bind_node(root: &Root, device: &DevicePlan, node: BorrowedFd<'_>) -> anyhow::Result<()> {
     let name = device.path.file_name().context("want a name")?;
     let directory = root.make_directory(device.path.parent().unwrap_or(Path::new("/")))?;
     verify::not_in_procfs(directory.as_fd(), &device.path)?;
     let target = Root::make_file_itself(directory.as_fd(), name)?;
-    attach(node.as_fd(), target.as_fd()).context("bind the host's")
+    Ok(attach(node, target.as_fd())?)
 }
 
 fn ensure_same(node: BorrowedFd<'_>, device: &DevicePlan) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ pub mod devices;
 pub mod layers;
 pub mod masks;
 pub mod mounts;
+pub mod nodes;
 pub mod overlay;
 pub mod paths;
 pub mod pivot;
@@ -42,6 +43,8 @@ pub struct Materials<'a> {
     pub spare_place: &'a Path,
     /// Whether device nodes can be made.
     pub may_make_devices: bool,
+    /// What [`nodes::make`] has made.
+    pub nodes: Option<OwnedFd>,
     /// What a mount of type `cgroup` shows.
     pub cgroups: &'a CgroupView,
 }
@@ -66,7 +69,9 @@ pub fn build(plan: &RootPlan, materials: Materials<'_>) -> anyhow::Result<Root> 
         mounts::mount(&mut root, mount, sources.next().flatten(), Some(materials.cgroups))?;
     }
     if plan.fill_dev {
-        devices::fill(&root, &plan.devices, materials.may_make_devices)?;
+        let nodes = materials.nodes.map(|place| nodes::take(&place, &plan.devices, &root));
+        let nodes = nodes.transpose()?.unwrap_or_default();
+        devices::fill(&root, &plan.devices, nodes, materials.may_make_devices)?;
     }
     Ok(root)
 }

@@ -7,13 +7,13 @@ use anyhow::{Context as _, anyhow, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, readlinkat};
 use nix::mount::MsFlags;
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+use nix::sys::stat::Mode;
 use nix::unistd::symlinkat;
 use rrun_spec::mount_options::{attr, ms};
 
 use crate::plan::mounts::{Links, MountPlan, NewMount, What};
 use crate::rootfs::cgroup::CgroupView;
-use crate::rootfs::copy_up::{copy_up, give};
+use crate::rootfs::copy_up::{resemble, resembling};
 use crate::rootfs::paths::{Root, is_directory, is_root, stat};
 use crate::rootfs::sources::{Source, map_with};
 use crate::rootfs::{layers, verify};
@@ -186,7 +186,7 @@ fn change_there(
 }
 
 /// Sets and clears attributes; what a more privileged user namespace has locked stays as it is: set,
-/// or the access time whatever it is.
+/// or the access time whatever it is. That links are not followed is never locked.
 fn change(mount: BorrowedFd<'_>, attributes: Attributes, recursive: bool) -> anyhow::Result<()> {
     if attributes == Attributes::default() {
         return Ok(());
@@ -194,8 +194,8 @@ fn change(mount: BorrowedFd<'_>, attributes: Attributes, recursive: bool) -> any
     let lockable = attr::ATIME | attr::NODIRATIME;
     match set_attributes(mount, attributes, recursive) {
         Err(Errno::EPERM) if attributes.clear != 0 || attributes.set & lockable != 0 => {
-            let set = attributes.set & !lockable;
-            set_attributes(mount, Attributes { set, clear: 0, ..attributes }, recursive)
+            let (set, clear) = (attributes.set & !lockable, attributes.clear & attr::NOSYMFOLLOW);
+            set_attributes(mount, Attributes { set, clear, ..attributes }, recursive)
         }
         result => result,
     }
@@ -214,6 +214,8 @@ fn new(
     let plain = matches!(fstype, "proc" | "sysfs");
     let target =
         if plain { plain_directory(root, plan)? } else { root.make_directory(&plan.destination)? };
+    let resembling = hidden.as_ref().map(|hidden| resembling(hidden.as_fd(), new)).transpose()?;
+    let new = resembling.as_ref().unwrap_or(new);
     let mount = match make(plan, new, opened) {
         Ok(mount) => mount,
         Err(error) if is_refused(&error) => return instead(root, plan, fstype, error),
@@ -221,7 +223,7 @@ fn new(
     };
     verify::is_of_type(fstype, mount.as_fd())?;
     if let Some(hidden) = hidden {
-        resemble(mount.as_fd(), hidden.as_fd(), new)?;
+        resemble(mount.as_fd(), hidden.as_fd(), new, plan.by_parent)?;
     }
     attach_at(root, plan, mount.as_fd(), target.as_fd())?;
     if new.superblock & ms::I_VERSION != 0 {
@@ -254,24 +256,6 @@ fn count_versions(mount: BorrowedFd<'_>, new: &NewMount, set: u64) -> anyhow::Re
     nix::mount::mount(None::<&str>, path.as_str(), None::<&str>, flags, None::<&str>)
         .context("option iversion")?;
     Ok(set_attributes(mount, Attributes { set, ..Attributes::default() }, false)?)
-}
-
-/// Gives a tmpfs the mode of the directory that it hides, as runc and crun do, and with
-/// `tmpcopyup` its owner and content too; what the options say goes before.
-fn resemble(tmpfs: BorrowedFd<'_>, hidden: BorrowedFd<'_>, new: &NewMount) -> anyhow::Result<()> {
-    let is_said = |key: &str| new.options.iter().any(|(name, _)| name == key);
-    let original = stat(hidden)?;
-    if new.copy_up {
-        copy_up(hidden, tmpfs).context("tmpcopyup")?;
-        if !is_said("uid") && !is_said("gid") {
-            give(tmpfs, c".", &original).context("tmpcopyup: change the owner")?;
-        }
-    }
-    if is_said("mode") {
-        return Ok(());
-    }
-    let mode = Mode::from_bits_truncate(original.st_mode);
-    fchmodat(tmpfs, ".", mode, FchmodatFlags::FollowSymlink).context("change the mode")
 }
 
 /// `/proc` and `/sys` must be where they seem to be: a link in the image would send what we mount,
