@@ -16,6 +16,7 @@ mod common;
 mod interop;
 mod model;
 mod mount;
+mod nodes;
 mod open;
 mod semantics;
 mod tree;

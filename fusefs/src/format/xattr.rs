@@ -9,6 +9,8 @@ const PRIVATE: [&[u8]; 4] =
 pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 /// What new entries of a directory get as their access control list.
 pub(crate) const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
+/// The access control list itself.
+pub(crate) const ACCESS_ACL: &CStr = c"system.posix_acl_access";
 
 /// Whether the attribute belongs to the format.
 pub(crate) fn is_private(name: &[u8]) -> bool {

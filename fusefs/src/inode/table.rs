@@ -1,287 +1,86 @@
-//! Every node the kernel or a known node refers to.
+//! Every node the kernel or a known node refers to, and every entry of a directory in use.
+//!
+//! A record is both: an entry from the moment when its directory is merged, a node from the moment when
+//! somebody asks for it. Other names of a file are records that refer to the file's.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsStr;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
 
-use nix::dir::Type;
 use nix::errno::Errno;
 
 use super::Ino;
 use super::attr::Attr;
-use super::handles::OpenFile;
-use crate::format::redirect::Redirect;
-use crate::layer::stack::{Merged, Name, Search};
-use crate::layer::{Folder, LayerIndex};
+use super::known::Known;
+use super::node::{Link, LinkKey, Node, Opened, Place};
+use super::record::{ALIAS, Facts, HELD, KNOWN, LINKED, LISTED, NODE, Slot, State};
+use super::records::{Change, ROOT, Records};
+use crate::layer::LayerIndex;
+use crate::layer::stack::Name;
 use crate::sys::memory;
-use crate::upper::UpperFolder;
 
-/// Where the topmost object of a node lies.
-#[derive(Clone, Debug)]
-pub(crate) enum Place {
-    /// Under the node's name in this lower layer.
-    Lower(LayerIndex),
-    /// Under the node's name in the upper directory.
-    Upper,
-    /// In the index of copied-up hard links.
-    Indexed(Name),
-    /// Where it always was in a lower layer, but the merged tree has no name for it any more.
-    Hidden(Arc<Folder>, Name),
-    /// Among the partial copies in the work directory, under this name there.
-    Partial(Arc<OpenFile>, Name),
-    /// In the upper directory's file system, without a name.
-    Nameless(Arc<OpenFile>),
-    /// Nowhere: a directory that was removed. What is in memory is all that is left of it.
-    Removed,
-}
+/// So many nodes are not worth giving their memory back.
+const FEW: usize = 2048;
 
-/// One file, directory or other object of the merged tree.
-#[derive(Debug)]
-pub(crate) struct Node {
-    /// References that the kernel holds.
-    pub(crate) lookups: u64,
-    /// Names of other nodes in the table that lie in this directory.
-    children: u32,
-    /// The names by which the node is known: one, or more for a hard link, or none once it is gone.
-    names: Vec<(Ino, Name)>,
-    /// Metadata, right only while `fresh`.
-    pub(crate) attr: Attr,
-    /// Whether `attr` is what the layer would say.
-    pub(crate) fresh: bool,
-    /// Whether an attribute holds owner and permissions: what `attr` says of them is then right even
-    /// if not fresh.
-    pub(crate) held: bool,
-    /// Where it lies.
-    pub(crate) place: Place,
-    /// Its contents, while open.
-    pub(crate) file: Option<Arc<OpenFile>>,
-    /// Its key among the hard links, if it has ever had several names.
-    pub(crate) link_key: Option<LinkKey>,
-    /// A directory's layers and entries, once used.
-    pub(crate) opened: Option<Box<Opened>>,
-}
-
-impl Node {
-    /// A node that nothing refers to yet.
-    pub(crate) fn new(attr: Attr, place: Place) -> Self {
-        Self {
-            lookups: 0,
-            children: 0,
-            names: Vec::new(),
-            attr,
-            fresh: true,
-            held: false,
-            place,
-            file: None,
-            link_key: None,
-            opened: None,
-        }
-    }
-
-    /// Directory and name of one of its names.
-    ///
-    /// # Errors
-    ///
-    /// `ENOENT` if it has none.
-    pub(crate) fn name(&self) -> nix::Result<(Ino, Name)> {
-        self.names.first().cloned().ok_or(Errno::ENOENT)
-    }
-
-    /// Whether it has no name left.
-    pub(crate) fn nameless(&self) -> bool {
-        self.names.is_empty()
-    }
-
-    /// Whether no name leads to it any more.
-    pub(crate) fn is_gone(&self) -> bool {
-        matches!(self.place, Place::Hidden(..) | Place::Nameless(_) | Place::Removed)
-    }
-
-    /// By how many names it is known.
-    pub(crate) fn names_known(&self) -> usize {
-        self.names.len()
-    }
-
-    /// Whether what it shows may be changed in place.
-    pub(crate) fn is_upper(&self) -> bool {
-        !matches!(self.place, Place::Lower(_) | Place::Hidden(..))
-    }
-}
-
-/// The directories and entries of a merged directory.
-#[derive(Debug)]
-pub(crate) struct Opened {
-    /// Its directory in the upper layer. The inner `None` means closed for the moment.
-    pub(crate) upper: Option<Option<Arc<UpperFolder>>>,
-    /// Its directories in lower layers, topmost first.
-    pub(crate) lowers: Vec<LowerPart>,
-    /// What its directory in the upper layer says of the layers below.
-    pub(crate) redirect: Option<Redirect>,
-    /// Its entries.
-    pub(crate) listing: Listing,
-    /// Whether new entries inherit an access control list, if known.
-    pub(crate) default_acl: Option<bool>,
-}
-
-impl Opened {
-    /// A new directory of the upper layer.
-    pub(crate) fn empty() -> Self {
-        let listing = Listing::new(Vec::new(), HashSet::new(), || Ino::ROOT);
-        Self { upper: Some(None), lowers: Vec::new(), redirect: None, listing, default_acl: None }
-    }
-}
-
-/// A merged directory's part in one lower layer.
-#[derive(Debug)]
-pub(crate) struct LowerPart {
-    /// The layer.
-    pub(crate) layer: LayerIndex,
-    /// How to find it there.
-    pub(crate) search: Search,
-    /// The directory, while open.
-    pub(crate) folder: Option<Arc<Folder>>,
-}
-
-/// An entry of a merged directory.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    /// Its name.
-    pub(crate) name: Name,
-    /// The node it stands for.
-    pub(crate) ino: Ino,
-    /// The type of that node.
-    pub(crate) kind: Type,
-    /// The topmost layer that has the name.
-    pub(crate) top: LayerIndex,
-    /// Whether something below would show if the upper directory's object went away.
-    pub(crate) covers: bool,
-    /// The inode number; 0 until a look at the object has told it, and which node the name of a hard
-    /// link stands for.
-    pub(crate) number: u64,
-    /// For a directory: the layers whose contents show.
-    pub(crate) folders: Box<[LayerIndex]>,
-}
-
-impl Entry {
-    /// An object of the upper directory. `covers` as in the field of that name.
-    pub(crate) fn upper(name: Name, (ino, number): (Ino, u64), kind: Type, covers: bool) -> Self {
-        let folders: &[LayerIndex] =
-            if kind == Type::Directory { &[LayerIndex::UPPER] } else { &[] };
-        let top = LayerIndex::UPPER;
-        Self { name, ino, kind, top, covers, number, folders: folders.into() }
-    }
-
-    /// Whether removing it must leave a whiteout.
-    pub(crate) fn needs_whiteout(&self) -> bool {
-        self.covers || self.top != LayerIndex::UPPER
-    }
-}
-
-/// The entries of a directory in the order in which listings show them.
-#[derive(Debug, Default)]
-pub(crate) struct Listing {
-    /// By cookie: where a listing goes on after the entry. Cookies grow and are never used twice,
-    /// so that a listing survives any change between two of its requests.
-    entries: BTreeMap<u64, Entry>,
-    cookies: HashMap<Name, u64>,
-    last: u64,
-    /// Names that whiteouts of the upper directory hide.
-    pub(crate) whiteouts: HashSet<Name>,
-}
-
-/// The cookies of `.` and `..`; those of entries are larger.
-pub(crate) const DOT: u64 = 1;
-/// See [`DOT`].
-pub(crate) const DOT_DOT: u64 = 2;
-
-impl Listing {
-    /// The merged `entries`, each with a node id from `number`.
-    pub(crate) fn new(
-        entries: Vec<Merged>,
-        whiteouts: HashSet<Name>,
-        mut number: impl FnMut() -> Ino,
-    ) -> Self {
-        let mut listing = Self { last: DOT_DOT, whiteouts, ..Self::default() };
-        listing.cookies.reserve(entries.len());
-        for Merged { name, kind, top, covers, folders, .. } in entries {
-            let (ino, folders) = (number(), folders.into());
-            listing.insert(Entry { name, ino, kind, top, covers, number: 0, folders });
-        }
-        listing
-    }
-
-    /// The entry `name`.
-    pub(crate) fn get(&self, name: &OsStr) -> Option<&Entry> {
-        self.entries.get(self.cookies.get(name)?)
-    }
-
-    /// The entry `name`, to be changed.
-    pub(crate) fn get_mut(&mut self, name: &OsStr) -> Option<&mut Entry> {
-        self.entries.get_mut(self.cookies.get(name)?)
-    }
-
-    /// Adds an entry at the end.
-    pub(crate) fn insert(&mut self, entry: Entry) {
-        self.last += 1;
-        self.cookies.insert(Arc::clone(&entry.name), self.last);
-        self.entries.insert(self.last, entry);
-    }
-
-    /// Takes an entry out.
-    pub(crate) fn remove(&mut self, name: &OsStr) -> Option<Entry> {
-        let cookie = self.cookies.remove(name)?;
-        self.entries.remove(&cookie)
-    }
-
-    /// The first entry after `cookie`, with its own cookie.
-    pub(crate) fn after(&self, cookie: u64) -> Option<(u64, &Entry)> {
-        let from = cookie.max(DOT_DOT).checked_add(1)?;
-        self.entries.range(from..).next().map(|(cookie, entry)| (*cookie, entry))
-    }
-
-    /// Whether there is no entry.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-}
-
-/// What makes two names of one layer the same file: layer, device and inode number.
-pub(crate) type LinkKey = (LayerIndex, u64, u64);
-
-/// A file with several names.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Link {
-    /// The node that all its names stand for.
-    pub(crate) ino: Ino,
-    /// How many of its names in a lower layer are gone from the merged tree.
-    pub(crate) removed: u32,
-}
-
-/// Room for so many nodes is not worth giving back.
-const KEPT_ROOM: usize = 2048;
-
-/// All nodes.
+/// All nodes and entries.
 #[derive(Debug)]
 pub(crate) struct Table {
-    /// Boxed, since a map keeps up to half of its places free.
-    nodes: HashMap<Ino, Box<Node>>,
-    last: Ino,
+    pub(super) records: Records,
+    /// What the records do not say.
+    pub(super) nodes: HashMap<Slot, Box<Node>>,
+    /// How many records stand for nodes, and how many have since memory was given back.
+    pub(super) count: usize,
+    peak: usize,
+    /// Directories in several layers: those whose contents show, topmost first.
+    pub(super) spans: HashMap<Slot, Box<[LayerIndex]>>,
     /// Files with several names. Kept for the life of the mount: they are few.
     pub(crate) links: HashMap<LinkKey, Link>,
+    /// Entries that another process left, until their directory is merged.
+    pub(super) orphans: HashMap<(Slot, Name), Slot>,
 }
 
 impl Table {
     /// A table of nothing but the root, which stays for ever.
-    pub(crate) fn new(mut root: Node) -> Self {
-        root.lookups = 1;
-        let nodes = HashMap::from([(Ino::ROOT, Box::new(root))]);
-        Self { nodes, last: Ino::ROOT, links: HashMap::new() }
+    ///
+    /// # Errors
+    ///
+    /// Those of making shared memory.
+    pub(crate) fn new(root: &Attr, top: LayerIndex, is_held: bool) -> nix::Result<Self> {
+        let records = Records::new()?;
+        let record = records.record(ROOT);
+        record.set_number(root.number);
+        let mode = short(root.mode);
+        let facts = Facts { mode, top, length: 0, state: State::Named, flags: NODE };
+        record.set_facts(facts.with_if(HELD, is_held));
+        record.publish(0, 1);
+        let mut table = Self::on(records, 1);
+        table.nodes.entry(ROOT).or_default().attr = Some(*root);
+        Ok(table)
     }
 
-    /// A node id that was never used.
-    pub(crate) fn fresh_ino(&mut self) -> Ino {
-        self.last.0 += 1;
-        self.last
+    pub(super) fn on(records: Records, count: usize) -> Self {
+        Self {
+            records,
+            nodes: HashMap::new(),
+            count,
+            peak: count,
+            spans: HashMap::new(),
+            links: HashMap::new(),
+            orphans: HashMap::new(),
+        }
+    }
+
+    /// The memory that holds all node ids and what they stand for.
+    pub(crate) fn memory(&self) -> BorrowedFd<'_> {
+        self.records.memory()
+    }
+
+    /// Makes sure that the next few records can be taken.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn reserve(&mut self) -> nix::Result<()> {
+        self.records.reserve()
     }
 
     /// The node `ino`.
@@ -289,68 +88,161 @@ impl Table {
     /// # Errors
     ///
     /// `ESTALE` if it was forgotten.
-    pub(crate) fn get(&self, ino: Ino) -> nix::Result<&Node> {
-        self.nodes.get(&ino).map(Box::as_ref).ok_or(Errno::ESTALE)
+    pub(crate) fn get(&self, ino: Ino) -> nix::Result<Known<'_>> {
+        let slot = self.records.find(ino).ok_or(Errno::ESTALE)?;
+        let facts = self.records.facts(slot);
+        if facts.has(NODE) { Ok(Known { table: self, slot, facts }) } else { Err(Errno::ESTALE) }
     }
 
-    /// The node `ino`, to be changed.
+    /// What the server alone knows of the node `ino`, to be changed.
     ///
     /// # Errors
     ///
     /// `ESTALE` if it was forgotten.
-    pub(crate) fn get_mut(&mut self, ino: Ino) -> nix::Result<&mut Node> {
-        self.nodes.get_mut(&ino).map(Box::as_mut).ok_or(Errno::ESTALE)
+    pub(crate) fn node(&mut self, ino: Ino) -> nix::Result<&mut Node> {
+        let slot = self.get(ino)?.slot;
+        Ok(self.nodes.entry(slot).or_default())
+    }
+
+    /// The layers and entries of the directory `ino`, if they are in memory.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` if it was forgotten.
+    pub(crate) fn opened(&mut self, ino: Ino) -> nix::Result<Option<&mut Opened>> {
+        let slot = self.get(ino)?.slot;
+        Ok(self.nodes.get_mut(&slot).and_then(|node| node.opened.as_deref_mut()))
     }
 
     /// Whether the node is known.
     pub(crate) fn contains(&self, ino: Ino) -> bool {
-        self.nodes.contains_key(&ino)
+        self.get(ino).is_ok()
     }
 
     /// How many nodes are known.
     pub(crate) fn len(&self) -> usize {
-        self.nodes.len()
+        self.count
     }
 
-    /// Adds a node, which has no name yet.
-    pub(crate) fn insert(&mut self, node: Node) {
-        self.nodes.insert(node.attr.ino, Box::new(node));
+    pub(super) fn change_facts(&self, slot: Slot, change: impl FnOnce(Facts) -> Facts) {
+        let record = self.records.record(slot);
+        record.set_facts(change(record.facts()));
     }
 
-    /// Gives the node `ino` the name `name` in `parent`, unless it is known by it.
+    /// Says where the node `ino` lies from now on.
     ///
     /// # Errors
     ///
-    /// `ESTALE` if either node was forgotten.
-    pub(crate) fn add_name(&mut self, ino: Ino, parent: Ino, name: &Name) -> nix::Result<()> {
-        let node = self.get_mut(ino)?;
-        if node.names.iter().any(|(p, n)| *p == parent && n == name) {
-            return Ok(());
+    /// `ESTALE` if it was forgotten.
+    pub(crate) fn set_place(&mut self, ino: Ino, place: Place) -> nix::Result<()> {
+        let Known { slot, mut facts, .. } = self.get(ino)?;
+        let (state, top) = match place {
+            Place::Lower(layer) => (State::Named, layer),
+            Place::Upper => (State::Named, LayerIndex::UPPER),
+            Place::Indexed(_) => (State::Indexed, facts.top),
+            Place::Hidden(..) => (State::Hidden, facts.top),
+            Place::Partial(..) => (State::Partial, facts.top),
+            Place::Nameless(_) => (State::Nameless, facts.top),
+            Place::Removed => (State::Removed, facts.top),
+        };
+        (facts.state, facts.top) = (state, top);
+        self.records.record(slot).set_facts(facts);
+        if state != State::Named {
+            self.nodes.entry(slot).or_default().place = Some(place);
+        } else if let Some(node) = self.nodes.get_mut(&slot) {
+            node.place = None;
         }
-        node.names.push((parent, Arc::clone(name)));
-        self.get_mut(parent)?.children += 1;
         Ok(())
     }
 
-    /// Takes the name `name` in `parent` from the node `ino`.
+    /// Notes what the layer says of the node `ino`. Where the kernel is about to know it for ever it
+    /// is not kept, but its type and permissions are.
+    pub(crate) fn set_attr(&mut self, ino: Ino, attr: &Attr) {
+        self.set_mode(ino, attr.mode);
+        if let Some(node) = self.records.find(ino).and_then(|slot| self.nodes.get_mut(&slot)) {
+            node.attr = Some(*attr);
+        }
+    }
+
+    /// Notes type and permissions.
+    pub(crate) fn set_mode(&mut self, ino: Ino, mode: u32) {
+        if let Some(slot) = self.records.find(ino)
+            && self.records.facts(slot).mode != short(mode)
+        {
+            self.change_facts(slot, |facts| Facts { mode: short(mode), ..facts });
+        }
+    }
+
+    /// Notes that the layer would say something else than before.
+    pub(crate) fn outdate(&mut self, ino: Ino) {
+        if let Some(node) = self.records.find(ino).and_then(|slot| self.nodes.get_mut(&slot)) {
+            node.attr = None;
+        }
+    }
+
+    /// Notes whether an attribute holds owner and permissions.
+    pub(crate) fn set_held(&mut self, ino: Ino, is_held: bool) {
+        if let Some(slot) = self.records.find(ino) {
+            self.change_facts(slot, |facts| facts.with_if(HELD, is_held));
+        }
+    }
+
+    /// Notes that the file has or had several names.
     ///
     /// # Errors
     ///
-    /// `ESTALE` if either node was forgotten.
-    pub(crate) fn remove_name(&mut self, ino: Ino, parent: Ino, name: &OsStr) -> nix::Result<()> {
-        let node = self.get_mut(ino)?;
-        let before = node.names.len();
-        node.names.retain(|(p, n)| *p != parent || **n != *name);
-        if node.names.len() < before {
-            self.get_mut(parent)?.children -= 1;
-        }
+    /// `ESTALE` if it was forgotten.
+    pub(crate) fn set_link_key(&mut self, ino: Ino, key: LinkKey) -> nix::Result<()> {
+        self.node(ino)?.link_key = Some(key);
+        self.change_facts(Slot::of(ino), |facts| facts.with(LINKED));
+        Ok(())
+    }
+
+    /// Makes an entry a node, which nothing refers to yet.
+    pub(crate) fn admit(&mut self, ino: Ino, (mode, number): (u32, u64)) {
+        let Some(slot) = self.records.find(ino) else { return };
+        self.records.record(slot).set_number(number);
+        self.change_facts(slot, |facts| Facts { mode: short(mode), ..facts.with(NODE) });
+        self.count += 1;
+        self.peak = self.peak.max(self.count);
+    }
+
+    /// A node that has no name and one reference.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn insert_nameless(&mut self, mode: u32, number: u64) -> nix::Result<Ino> {
+        let facts = Facts::entry(short(mode), LayerIndex::UPPER, false).without(LISTED);
+        let facts = Facts { state: State::Nameless, ..facts };
+        let slot = self.records.insert(Slot::NONE, "".as_ref(), number, facts)?;
+        let ino = self.records.ino(slot);
+        self.admit(ino, (mode, number));
+        self.refer(ino)?;
+        Ok(ino)
+    }
+
+    /// Counts one more reference of the kernel.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` if the node was forgotten.
+    pub(crate) fn refer(&mut self, ino: Ino) -> nix::Result<()> {
+        let record = self.records.record(self.get(ino)?.slot);
+        // A node that has as many stays for ever.
+        record.set_lookups(record.lookups().saturating_add(1));
         Ok(())
     }
 
     /// Gives up `count` of the kernel's references to `ino`, and with the last one the node.
     pub(crate) fn forget(&mut self, ino: Ino, count: u64) {
-        if let Some(node) = self.nodes.get_mut(&ino) {
-            node.lookups = node.lookups.saturating_sub(count);
+        if let Ok(known) = self.get(ino) {
+            let record = self.records.record(known.slot);
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            match record.lookups() {
+                u32::MAX => {}
+                lookups => record.set_lookups(lookups.saturating_sub(count)),
+            }
         }
         self.drop_unused(ino);
         self.give_back();
@@ -358,9 +250,11 @@ impl Table {
 
     /// Gives memory back to the kernel when most of the nodes that there have been are gone.
     fn give_back(&mut self) {
-        let room = self.nodes.capacity();
-        if room > KEPT_ROOM && self.nodes.len() < room / 8 {
+        if self.peak > FEW && self.count < self.peak / 8 {
+            self.peak = self.count;
             self.nodes.shrink_to_fit();
+            self.spans.shrink_to_fit();
+            self.records.give_back();
             memory::give_back();
         }
     }
@@ -369,21 +263,90 @@ impl Table {
     pub(crate) fn drop_unused(&mut self, ino: Ino) {
         let mut unsure = vec![ino];
         while let Some(ino) = unsure.pop() {
-            // Nothing but the node knows of a partial copy.
-            let used = |node: &Node| {
-                let partial = matches!(node.place, Place::Partial(..));
-                node.lookups > 0 || node.children > 0 || ino == Ino::ROOT || partial
-            };
-            if self.get(ino).is_ok_and(used) {
-                continue;
-            }
-            let Some(node) = self.nodes.remove(&ino) else { continue };
-            for (parent, _name) in node.names {
-                if let Some(parent_node) = self.nodes.get_mut(&parent) {
-                    parent_node.children -= 1;
-                    unsure.push(parent);
-                }
+            if let Ok(known) = self.get(ino)
+                && !self.is_used(known)
+            {
+                let slot = known.slot;
+                self.drop_node(slot, &mut unsure);
             }
         }
     }
+
+    fn is_used(&self, known: Known<'_>) -> bool {
+        // Nothing but the node knows of a partial copy.
+        self.records.record(known.slot).lookups() > 0
+            || self.nodes.get(&known.slot).is_some_and(|node| node.children > 0)
+            || known.slot == ROOT
+            || known.facts.state == State::Partial
+    }
+
+    /// Makes a node a mere entry, or nothing.
+    fn drop_node(&mut self, slot: Slot, unsure: &mut Vec<Ino>) {
+        let node = self.nodes.remove(&slot).unwrap_or_default();
+        for named in node.aliases.into_iter().chain([slot]) {
+            if self.records.facts(named).has(KNOWN) {
+                self.change_facts(named, |facts| facts.without(KNOWN));
+                unsure.extend(self.let_parent_go(named));
+            }
+        }
+        for entry in node.opened.iter().flat_map(|opened| opened.listing.slots()) {
+            self.drop_entry(entry);
+        }
+        self.change_facts(slot, |facts| Facts { state: State::Named, ..facts.without(NODE) });
+        self.count -= 1;
+        if !self.records.facts(slot).has(LISTED) || self.abandon(slot) {
+            self.free(slot);
+        }
+    }
+
+    /// The directory of a record is held by one name fewer.
+    pub(super) fn let_parent_go(&mut self, slot: Slot) -> Option<Ino> {
+        let parent = self.records.record(slot).parent();
+        let node = self.nodes.get_mut(&parent)?;
+        node.children = node.children.saturating_sub(1);
+        (node.children == 0).then(|| self.records.ino(parent))
+    }
+
+    /// The same with one name more.
+    pub(super) fn hold_parent(&mut self, slot: Slot) {
+        let parent = self.records.record(slot).parent();
+        self.nodes.entry(parent).or_default().children += 1;
+    }
+
+    /// Forgets an entry with its directory, but not the node that is known by other names.
+    fn drop_entry(&mut self, slot: Slot) {
+        if self.records.facts(slot).has(NODE) {
+            self.change_facts(slot, |facts| facts.without(LISTED));
+        } else {
+            self.free(slot);
+        }
+    }
+
+    pub(super) fn free(&mut self, slot: Slot) {
+        self.spans.remove(&slot);
+        self.records.free(slot);
+    }
+
+    /// Forgets what the server knows of `ino` beside the record, if that is nothing but metadata.
+    pub(crate) fn tidy(&mut self, ino: Ino) {
+        let slot = Slot::of(ino);
+        if self.nodes.get(&slot).is_some_and(|node| node.is_plain()) {
+            self.nodes.remove(&slot);
+        }
+    }
+
+    /// Makes several changes of records at once.
+    pub(super) fn change(&mut self, changes: &[Change<'_>]) -> nix::Result<()> {
+        self.records.change(changes)
+    }
+
+    /// Whether the record is another name of some file.
+    pub(super) fn is_alias(&self, slot: Slot) -> bool {
+        self.records.facts(slot).has(ALIAS)
+    }
+}
+
+/// Type and permissions as they fit into a record: all bits that `st_mode` has.
+pub(super) fn short(mode: u32) -> u16 {
+    u16::try_from(mode & 0xffff).unwrap_or(u16::MAX)
 }

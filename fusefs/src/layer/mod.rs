@@ -287,3 +287,16 @@ pub(crate) fn type_of_mode(mode: u32) -> Type {
         _ => Type::File,
     }
 }
+
+/// The reverse of [`type_of_mode`].
+pub(crate) fn mode_of_type(kind: Type) -> u32 {
+    match kind {
+        Type::Directory => libc::S_IFDIR,
+        Type::Symlink => libc::S_IFLNK,
+        Type::Fifo => libc::S_IFIFO,
+        Type::Socket => libc::S_IFSOCK,
+        Type::CharacterDevice => libc::S_IFCHR,
+        Type::BlockDevice => libc::S_IFBLK,
+        Type::File => libc::S_IFREG,
+    }
+}

@@ -10,12 +10,13 @@ use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::sys::time::TimeSpec;
 
 use super::{State, Tree};
+use crate::format::permissions::Permissions;
 use crate::inode::Ino;
 use crate::inode::attr::{Attr, Timestamp};
 use crate::inode::handles::OpenFile;
-use crate::inode::table::Place;
+use crate::inode::node::Place;
 use crate::layer::stack::Name;
-use crate::upper::permissions::Target;
+use crate::upper::permissions::{self, Target};
 use crate::upper::{Upper, UpperFolder};
 
 /// A time to set.
@@ -80,7 +81,7 @@ impl Tree {
             return Ok(());
         }
         let spot = state.spot(ino)?;
-        state.table.get_mut(ino)?.fresh = false;
+        state.table.outdate(ino);
         let mode = mode & 0o7777 & !libc::S_ISGID;
         state.change_permissions(ino, &spot, (None, None), Some(mode))
     }
@@ -122,31 +123,27 @@ impl Spot {
 impl State {
     /// The metadata of a node.
     pub(super) fn attr(&mut self, ino: Ino) -> nix::Result<Attr> {
-        let node = self.table.get(ino)?;
-        if node.fresh {
-            return Ok(node.attr);
+        if let Some(attr) = self.table.get(ino)?.attr() {
+            return Ok(attr);
         }
         let attr = self.fetch_attr(ino)?;
-        let node = self.table.get_mut(ino)?;
-        node.attr = attr;
-        node.fresh = true;
+        self.table.set_attr(ino, &attr);
         Ok(attr)
     }
 
     fn fetch_attr(&mut self, ino: Ino) -> nix::Result<Attr> {
         let stat = self.stat(ino)?;
         let node = self.table.get(ino)?;
-        let mut attr = Attr::new(ino, node.attr.number, &stat);
-        if node.held {
-            attr.show(node.attr.permissions());
+        let mut attr = Attr::new(ino, node.number(), &stat);
+        if node.is_held()
+            && let Some(permissions) = self.held(ino)?
+        {
+            attr.show(permissions);
         }
         if attr.is_folder() {
-            let merged = node.opened.as_deref().is_some_and(|opened| {
-                opened.lowers.len() + usize::from(opened.upper.is_some()) > 1
-            });
-            attr.links = if merged { 1 } else { attr.links };
+            attr.links = if self.lies_in_several(ino)? { 1 } else { attr.links };
         }
-        match &node.place {
+        match &self.table.get(ino)?.place() {
             Place::Hidden(..) => attr.links = 0,
             Place::Nameless(_) | Place::Partial(..) | Place::Removed | Place::Upper => {}
             Place::Indexed(name) => {
@@ -162,10 +159,39 @@ impl State {
         Ok(attr)
     }
 
+    /// Whether a directory shows several of the layers' directories.
+    fn lies_in_several(&mut self, ino: Ino) -> nix::Result<bool> {
+        let node = self.table.get(ino)?;
+        if let Some(opened) = node.opened() {
+            return Ok(opened.lowers.len() + usize::from(opened.upper.is_some()) > 1);
+        }
+        let Ok((parent, name)) = node.name() else { return Ok(false) };
+        let entry = self.entry(parent, &name)?;
+        Ok(self.table.span(&entry).len() > 1)
+    }
+
+    /// The permissions that an attribute of `ino` holds.
+    fn held(&mut self, ino: Ino) -> nix::Result<Option<Permissions>> {
+        let node = self.table.get(ino)?;
+        let (mode, place) = (node.mode(), node.place());
+        let lower = match place {
+            Place::Lower(layer) => Some(layer),
+            Place::Hidden(..) => Some(node.top()),
+            _ => None,
+        };
+        let Some(layer) = lower else {
+            let overlay = Arc::clone(&self.overlay);
+            let upper = overlay.upper.as_ref().ok_or(Errno::EROFS)?;
+            return self.with_object(ino, |object| upper.held(&object.attributes()?, mode));
+        };
+        let Some(attribute) = self.layer(layer)?.permissions else { return Ok(None) };
+        self.with_object(ino, |object| permissions::read(&object.attributes()?, attribute))
+    }
+
     /// What the layer says.
     pub(super) fn stat(&mut self, ino: Ino) -> nix::Result<FileStat> {
         let node = self.table.get(ino)?;
-        if let Some(folder) = node.opened.as_deref().and_then(|o| o.upper.as_ref()?.as_ref()) {
+        if let Some(folder) = node.opened().and_then(|opened| opened.upper.as_ref()?.as_ref()) {
             return folder.own_stat();
         }
         self.with_object(ino, |object| object.stat())
@@ -177,7 +203,7 @@ impl State {
             let root = Arc::clone(&self.upper()?.root);
             return Ok(Spot::Named(root, Name::from(OsStr::new("."))));
         }
-        match self.table.get(ino)?.place.clone() {
+        match self.table.get(ino)?.place() {
             Place::Upper => {
                 let (parent, name) = self.table.get(ino)?.name()?;
                 Ok(Spot::Named(self.upper_folder(parent)?, name))
@@ -194,14 +220,14 @@ impl State {
     }
 
     fn change(&mut self, ino: Ino, changes: &Changes) -> nix::Result<()> {
-        let before = self.attr(ino)?;
+        let before = self.table.get(ino)?.mode();
         let spot = self.spot(ino)?;
-        self.table.get_mut(ino)?.fresh = false;
+        self.table.outdate(ino);
         let (owner, mut mode) = ((changes.uid, changes.gid), changes.mode);
         if let Some(size) = changes.size {
             self.file(ino, true)?.set_size(size)?;
             if changes.clears_set_id {
-                mode = without_set_id(mode.unwrap_or(before.mode)).or(mode);
+                mode = without_set_id(mode.unwrap_or(before)).or(mode);
             }
         }
         self.change_permissions(ino, &spot, owner, mode)?;
@@ -223,9 +249,10 @@ impl State {
         if (uid, gid, mode) == (None, None, None) {
             return Ok(());
         }
-        let (held, before) = self.table.get(ino).map(|node| (node.held, node.attr))?;
-        let kind = before.mode & libc::S_IFMT;
-        let upper = self.upper()?;
+        let held = self.table.get(ino)?.is_held();
+        let kind = self.table.get(ino)?.mode() & libc::S_IFMT;
+        let overlay = Arc::clone(&self.overlay);
+        let upper = overlay.upper.as_ref().ok_or(Errno::EROFS)?;
         let target = spot.target(upper)?;
         if !held && !mode.is_some_and(|mode| upper.keeping.holds(kind | mode & 0o7777)) {
             if uid.is_some() || gid.is_some() {
@@ -233,6 +260,7 @@ impl State {
             }
             return mode.map_or(Ok(()), |mode| target.set_mode(mode));
         }
+        let before = self.attr(ino)?;
         let mut wanted = before.permissions();
         if uid.is_some() || gid.is_some() {
             // As chown(2) on disk.
@@ -246,9 +274,9 @@ impl State {
         if held && !given.held {
             upper.release(&target, before.mode)?;
         }
-        let node = self.table.get_mut(ino)?;
-        node.attr.show(wanted);
-        node.held = given.held;
+        self.table.set_held(ino, given.held);
+        self.table.set_mode(ino, kind | wanted.mode);
+        self.table.outdate(ino);
         Ok(())
     }
 }

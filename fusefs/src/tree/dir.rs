@@ -8,8 +8,7 @@ use nix::unistd::{fsync, syncfs};
 use super::{State, Tree};
 use crate::inode::Ino;
 use crate::inode::attr::Attr;
-use crate::inode::table::{DOT, DOT_DOT};
-use crate::layer::stack::Name;
+use crate::inode::listing::{DOT, DOT_DOT};
 
 /// One line of a listing.
 #[derive(Clone, Copy, Debug)]
@@ -92,9 +91,9 @@ impl State {
     ) -> nix::Result<()> {
         self.opened(ino)?;
         let node = self.table.get(ino)?;
-        let parent = node.name().map_or(ino, |(parent, _name)| parent);
+        let parent = node.parent().unwrap_or(ino);
         for (name, own, ino) in [(".", DOT, ino), ("..", DOT_DOT, parent)] {
-            let number = self.table.get(ino)?.attr.number;
+            let number = self.table.get(ino)?.number();
             if cookie < own {
                 let attr = if wanted == Wanted::Metadata { Some(self.attr(ino)?) } else { None };
                 let (name, kind) = (OsStr::new(name), Type::Directory);
@@ -104,8 +103,7 @@ impl State {
             }
         }
         let mut at = cookie;
-        while let Some((cookie, entry)) = self.opened(ino)?.listing.after(at) {
-            let (name, kind) = (Name::clone(&entry.name), entry.kind);
+        while let Some((cookie, name, kind)) = self.table.entry_after(ino, at) {
             if !self.list_one(ino, &name, kind, cookie, wanted, show)? {
                 break;
             }
@@ -127,12 +125,12 @@ impl State {
             let (ino, number) = self.settle_entry(parent, name)?;
             return Ok(show(&Listed { name, cookie, ino, number, kind, attr: None }));
         }
-        let ino = self.admit(parent, name)?;
-        let attr = self.attr(ino)?;
+        let attr = self.admit_and_look(parent, name)?;
+        let ino = attr.ino;
         let shown =
             show(&Listed { name, cookie, ino, number: attr.number, kind, attr: Some(&attr) });
         if shown {
-            self.table.get_mut(ino)?.lookups += 1;
+            self.table.refer(ino)?;
         } else {
             self.table.drop_unused(ino);
         }

@@ -11,7 +11,7 @@ use nix::unistd::{Whence, lseek};
 use super::{State, Tree, attr::without_set_id};
 use crate::inode::Ino;
 use crate::inode::handles::{Held, OpenFile, signed};
-use crate::inode::table::Place;
+use crate::inode::node::Place;
 use crate::upper::marks::contents;
 
 /// What a write has done.
@@ -65,7 +65,7 @@ impl Tree {
                 Err(errno) => return Err(errno),
             }
         }
-        self.state().table.get_mut(ino)?.fresh = false;
+        self.state().table.outdate(ino);
         Ok(Written { bytes, cleared_set_id })
     }
 
@@ -78,7 +78,7 @@ impl Tree {
         let file = {
             let mut state = self.state();
             let node = state.table.get(ino)?;
-            if !node.is_upper() || !node.attr.is_regular() {
+            if !node.is_upper() || !node.is_regular() {
                 return Ok(());
             }
             state.file(ino, true)?
@@ -100,7 +100,7 @@ impl Tree {
         }
         let (file, cleared_set_id) = self.writable(ino, true)?;
         let done = fallocate(&*file, flags, signed(offset)?, signed(length)?);
-        self.state().table.get_mut(ino)?.fresh = false;
+        self.state().table.outdate(ino);
         done.map(|()| Written { bytes: 0, cleared_set_id })
     }
 
@@ -145,7 +145,7 @@ impl Tree {
             Some(&mut to),
             length,
         );
-        self.state().table.get_mut(target)?.fresh = false;
+        self.state().table.outdate(target);
         copied.map(|bytes| Written { bytes, cleared_set_id })
     }
 
@@ -154,7 +154,7 @@ impl Tree {
         self.copy_up(ino, None)?;
         let mut state = self.state();
         let cleared = clears_set_id && state.clear_set_id(ino)?;
-        state.table.get_mut(ino)?.fresh = false;
+        state.table.outdate(ino);
         Ok((state.file(ino, true)?, cleared))
     }
 }
@@ -163,13 +163,13 @@ impl State {
     /// The regular file `ino`, open; for writing too if `write`.
     pub(super) fn file(&mut self, ino: Ino, write: bool) -> nix::Result<Arc<OpenFile>> {
         let node = self.table.get(ino)?;
-        if !node.attr.is_regular() {
-            return Err(if node.attr.is_folder() { Errno::EISDIR } else { Errno::EINVAL });
+        if !node.is_regular() {
+            return Err(if node.is_folder() { Errno::EISDIR } else { Errno::EINVAL });
         }
-        if let Some(file) = node.file.as_ref().filter(|file| file.writable || !write) {
+        if let Some(file) = node.file().filter(|file| file.writable || !write) {
             return Ok(Arc::clone(file));
         }
-        let file = match node.place.clone() {
+        let file = match node.place() {
             Place::Nameless(file) | Place::Partial(file, _) => return Ok(file),
             Place::Removed => return Err(Errno::ENOENT),
             Place::Lower(_) | Place::Hidden(..) if write => return Err(Errno::EROFS),
@@ -188,7 +188,7 @@ impl State {
             }
         };
         let file = Arc::new(file);
-        self.table.get_mut(ino)?.file = Some(Arc::clone(&file));
+        self.table.node(ino)?.file = Some(Arc::clone(&file));
         self.hold(Held::File(ino));
         Ok(file)
     }
@@ -196,12 +196,11 @@ impl State {
     /// Takes away what would lend the owner's rights to whoever wrote to the file. The metadata
     /// that decides is in memory unless something else has changed.
     fn clear_set_id(&mut self, ino: Ino) -> nix::Result<bool> {
-        let mode = self.table.get(ino)?.attr.mode;
+        let mode = self.table.get(ino)?.mode();
         let Some(mode) = without_set_id(mode) else { return Ok(false) };
         let spot = self.spot(ino)?;
         self.change_permissions(ino, &spot, (None, None), Some(mode))?;
-        let node = self.table.get_mut(ino)?;
-        node.attr.mode = node.attr.mode & libc::S_IFMT | mode;
+        self.table.set_mode(ino, libc::S_IFREG | mode);
         Ok(true)
     }
 }

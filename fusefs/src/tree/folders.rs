@@ -9,7 +9,7 @@ use super::State;
 use crate::format::redirect::Redirect;
 use crate::inode::Ino;
 use crate::inode::handles::Held;
-use crate::inode::table::{Listing, LowerPart, Opened};
+use crate::inode::node::{LowerPart, Opened};
 use crate::layer::stack::{self, Merge, Name, Outcome, Search};
 use crate::layer::{Folder, LayerIndex, Traits};
 use crate::upper::UpperFolder;
@@ -20,7 +20,7 @@ struct Opening {
     parent: Ino,
     name: Name,
     /// The layers in which the parent saw the name as a directory.
-    seen: Box<[LayerIndex]>,
+    seen: Vec<LayerIndex>,
     search: Search,
     merge: Merge,
     upper: Option<Option<Arc<UpperFolder>>>,
@@ -35,11 +35,11 @@ impl State {
     ///
     /// `ENOTDIR`; `ESTALE`; those of reading a directory.
     pub(super) fn opened(&mut self, ino: Ino) -> nix::Result<&mut Opened> {
-        if self.table.get(ino)?.opened.is_none() {
+        if self.table.get(ino)?.opened().is_none() {
             let opened = self.merge(ino)?;
-            self.table.get_mut(ino)?.opened = Some(Box::new(opened));
+            self.table.node(ino)?.opened = Some(Box::new(opened));
         }
-        self.table.get_mut(ino)?.opened.as_deref_mut().ok_or(Errno::EIO)
+        self.table.opened(ino)?.ok_or(Errno::EIO)
     }
 
     fn merge(&mut self, ino: Ino) -> nix::Result<Opened> {
@@ -59,15 +59,14 @@ impl State {
             }
         }
         let (entries, whiteouts) = opening.merge.finish();
-        let table = &mut self.table;
-        let listing = Listing::new(entries, whiteouts, || table.fresh_ino());
+        let listing = self.table.list(ino, entries, whiteouts)?;
         let Opening { upper, redirect, lowers, .. } = opening;
         Ok(Opened { upper, redirect, lowers, listing, default_acl: None })
     }
 
     fn opening(&mut self, ino: Ino) -> nix::Result<Opening> {
         let node = self.table.get(ino)?;
-        if !node.attr.is_folder() {
+        if !node.is_folder() {
             return Err(Errno::ENOTDIR);
         }
         let start = |parent, name, seen| Opening {
@@ -82,10 +81,11 @@ impl State {
             lowers: Vec::new(),
         };
         if ino == Ino::ROOT {
-            return Ok(start(ino, Name::from(OsStr::new(".")), Box::default()));
+            return Ok(start(ino, Name::from(OsStr::new(".")), Vec::new()));
         }
         let (parent, name) = node.name()?;
-        let seen = self.entry(parent, &name)?.folders.clone();
+        let entry = self.entry(parent, &name)?;
+        let seen = self.table.span(&entry);
         Ok(start(parent, name, seen))
     }
 
@@ -186,7 +186,7 @@ impl State {
                 }
                 Search::Sibling(name) => {
                     down.push((at, vec![name]));
-                    at = self.table.get(at)?.name()?.0;
+                    at = self.table.get(at)?.parent()?;
                 }
                 Search::AsMerged => {
                     let (parent, name) = self.table.get(at)?.name()?;
@@ -242,8 +242,7 @@ impl State {
 
     /// Closes the descriptor of a directory in one layer; it can be opened again by its name.
     pub(super) fn close_folder(&mut self, ino: Ino, layer: LayerIndex) {
-        let Ok(node) = self.table.get_mut(ino) else { return };
-        let Some(opened) = node.opened.as_deref_mut() else { return };
+        let Ok(Some(opened)) = self.table.opened(ino) else { return };
         if layer == LayerIndex::UPPER {
             if let Some(upper) = &mut opened.upper {
                 *upper = None;

@@ -10,7 +10,7 @@ use super::{State, Tree};
 use crate::format::permissions::Permissions;
 use crate::inode::Ino;
 use crate::inode::attr::Attr;
-use crate::inode::table::{Link, Node, Place};
+use crate::inode::node::{Link, LinkKey, Place};
 use crate::layer::LayerIndex;
 use crate::layer::stack::Name;
 use crate::upper::marks::Marks;
@@ -24,9 +24,8 @@ impl Tree {
     /// `ENOENT`, `ENOTDIR`, `ENAMETOOLONG`.
     pub fn lookup(&self, parent: Ino, name: &OsStr) -> nix::Result<Attr> {
         let mut state = self.state();
-        let ino = state.admit(parent, name)?;
-        let attr = state.attr(ino)?;
-        state.table.get_mut(ino)?.lookups += 1;
+        let attr = state.admit_and_look(parent, name)?;
+        state.table.refer(attr.ino)?;
         Ok(attr)
     }
 
@@ -39,49 +38,91 @@ impl Tree {
 impl State {
     /// The node behind `name` in `parent`, entered into the table if need be.
     pub(super) fn admit(&mut self, parent: Ino, name: &OsStr) -> nix::Result<Ino> {
+        self.admit_looking(parent, name).map(|(ino, _attr)| ino)
+    }
+
+    /// The same with its metadata.
+    pub(super) fn admit_and_look(&mut self, parent: Ino, name: &OsStr) -> nix::Result<Attr> {
+        let (ino, attr) = self.admit_looking(parent, name)?;
+        attr.map_or_else(|| self.attr(ino), Ok)
+    }
+
+    /// The same with what it has seen of the metadata.
+    fn admit_looking(&mut self, parent: Ino, name: &OsStr) -> nix::Result<(Ino, Option<Attr>)> {
         let entry = self.entry(parent, name)?;
-        let (ino, top, name) = (entry.ino, entry.top, Name::clone(&entry.name));
-        if entry.number != 0 && self.table.contains(ino) {
-            // A name of a hard link that was forgotten while another one was in use.
-            self.readmit(ino, parent, &name)?;
-            self.table.add_name(ino, parent, &name)?;
-            return Ok(ino);
-        }
-        let stat = self.stat_entry(parent, &name, top)?;
-        let (ino, number) = self.settle(parent, &name, &stat)?;
-        if !self.table.contains(ino) {
-            let place = self.place(parent, &name, &stat)?;
-            let folders = self.entry(parent, &name)?.folders.len();
-            let held = self.held_permissions((parent, &name), &place, &stat)?;
-            let mut node = Node::new(Attr::new(ino, number, &stat), place);
-            if let Some(permissions) = held {
-                node.attr.show(permissions);
-                node.held = true;
+        let (mut ino, mut attr) = (entry.ino, None);
+        // Else a name of a hard link that was forgotten while another one was in use.
+        if entry.number == 0 || !self.table.contains(ino) {
+            let stat = self.stat_entry(parent, name, entry.top)?;
+            let number;
+            (ino, number) = self.settle(parent, name, &stat)?;
+            if !self.table.contains(ino) {
+                attr = self.enter_found((parent, name), (ino, number), &stat)?;
             }
-            if node.attr.is_folder() {
-                node.attr.links = if folders > 1 { 1 } else { node.attr.links };
-            } else {
-                node.fresh = node.attr.links == 1;
-                node.link_key = (stat.st_nlink > 1).then_some((top, stat.st_dev, stat.st_ino));
-            }
-            self.table.insert(node);
         }
-        self.readmit(ino, parent, &name)?;
-        self.table.add_name(ino, parent, &name)?;
-        Ok(ino)
+        self.readmit(ino, parent, name)?;
+        self.table.know((parent, name))?;
+        Ok((ino, attr))
+    }
+
+    /// Makes the entry that was found to be `stat` a node. Returns the metadata, if that is all of it.
+    fn enter_found(
+        &mut self,
+        (parent, name): (Ino, &OsStr),
+        (ino, number): (Ino, u64),
+        stat: &FileStat,
+    ) -> nix::Result<Option<Attr>> {
+        let entry = self.entry(parent, name)?;
+        let place = self.place(parent, name, stat)?;
+        let held = self.held_permissions((parent, name), &place, stat)?;
+        let mut attr = Attr::new(ino, number, stat);
+        if let Some(permissions) = held {
+            attr.show(permissions);
+        }
+        self.table.admit(ino, (attr.mode, number));
+        self.table.set_held(ino, held.is_some());
+        self.table.set_place(ino, place)?;
+        if attr.is_folder() {
+            let is_merged = self.table.span(&entry).len() > 1;
+            attr.links = if is_merged { 1 } else { attr.links };
+            return Ok(Some(attr));
+        }
+        if stat.st_nlink > 1 {
+            self.table.set_link_key(ino, (entry.top, stat.st_dev, stat.st_ino))?;
+        }
+        Ok((attr.links == 1).then_some(attr))
     }
 
     /// A node that has lost its last known name, but not its last, gets a place again.
-    fn readmit(&mut self, ino: Ino, parent: Ino, name: &Name) -> nix::Result<()> {
+    fn readmit(&mut self, ino: Ino, parent: Ino, name: &OsStr) -> nix::Result<()> {
         if !self.table.get(ino)?.is_gone() {
             return Ok(());
         }
         let top = self.entry(parent, name)?.top;
         let stat = self.stat_entry(parent, name, top)?;
         let place = self.place(parent, name, &stat)?;
-        let node = self.table.get_mut(ino)?;
-        node.place = place;
-        node.fresh = false;
+        self.table.set_place(ino, place)?;
+        self.table.outdate(ino);
+        Ok(())
+    }
+
+    /// Finds out of a node that was taken over from another process what its record does not say.
+    pub(super) fn find_again(&mut self, ino: Ino) -> nix::Result<()> {
+        if self.table.get(ino)?.is_gone() {
+            return Ok(());
+        }
+        let (parent, name) = self.table.get(ino)?.name()?;
+        let top = self.entry(parent, &name)?.top;
+        let stat = self.stat_entry(parent, &name, top)?;
+        let place = self.place(parent, &name, &stat)?;
+        self.table.set_place(ino, place)?;
+        let key = (top, stat.st_dev, stat.st_ino);
+        self.table.set_link_key(ino, key)?;
+        let removed = match self.indexed_name(parent, &name, top)? {
+            Some(indexed) => self.upper()?.index.removed(&indexed),
+            None => 0,
+        };
+        self.table.links.insert(key, Link { ino, removed });
         Ok(())
     }
 
@@ -132,10 +173,11 @@ impl State {
     /// Gives all names of a hard link the same node id, and finds out the inode number.
     fn settle(&mut self, parent: Ino, name: &OsStr, stat: &FileStat) -> nix::Result<(Ino, u64)> {
         let entry = self.entry(parent, name)?;
-        let (own, top, kind, number) = (entry.ino, entry.top, entry.kind, entry.number);
+        let (top, kind, number) = (entry.top, entry.kind, entry.number);
         if number != 0 {
-            return Ok((own, number));
+            return Ok((entry.ino, number));
         }
+        let own = self.table.own_ino(&entry);
         let is_link = stat.st_nlink > 1 && kind != Type::Directory;
         let ino = if is_link { self.linked_ino(parent, name, top, stat, own)? } else { own };
         let mut number = self.overlay.number(stat.st_dev, stat.st_ino);
@@ -148,9 +190,7 @@ impl State {
             let origin = marks.origin.and_then(|origin| self.overlay.number_of(origin));
             number = origin.unwrap_or(number);
         }
-        let entry = self.opened(parent)?.listing.get_mut(name).ok_or(Errno::ENOENT)?;
-        entry.ino = ino;
-        entry.number = number;
+        self.table.settle((parent, name), ino, number)?;
         Ok((ino, number))
     }
 
@@ -163,8 +203,8 @@ impl State {
         own: Ino,
     ) -> nix::Result<Ino> {
         let key = (top, stat.st_dev, stat.st_ino);
-        if let Some(link) = self.table.links.get(&key) {
-            return Ok(link.ino);
+        if let Some(link) = self.table.links.get(&key).copied() {
+            return Ok(self.link_to(key, link, own));
         }
         let (mut ino, mut removed) = (own, 0);
         if let Some(indexed) = self.indexed_name(parent, name, top)? {
@@ -173,11 +213,20 @@ impl State {
         if let Some(copied) = self.find_indexed(parent, name, top)? {
             let stat = self.upper()?.index.folder()?.stat(&copied)?;
             let upper_key = (LayerIndex::UPPER, stat.st_dev, stat.st_ino);
-            let link = self.table.links.entry(upper_key).or_insert(Link { ino, removed: 0 });
-            ino = link.ino;
+            let link = self.table.links.get(&upper_key).copied();
+            ino = self.link_to(upper_key, link.unwrap_or(Link { ino, removed: 0 }), own);
         }
         self.table.links.insert(key, Link { ino, removed });
         Ok(ino)
+    }
+
+    /// Keeps `link`, which stands for the node of an entry's own if its node is forgotten.
+    fn link_to(&mut self, key: LinkKey, mut link: Link, own: Ino) -> Ino {
+        if !self.table.is_current(link.ino) {
+            link.ino = own;
+        }
+        self.table.links.insert(key, link);
+        link.ino
     }
 
     /// The copy that the index has of a lower hard link.
@@ -209,7 +258,7 @@ impl State {
     /// Where the object behind a name lies.
     fn place(&mut self, parent: Ino, name: &OsStr, stat: &FileStat) -> nix::Result<Place> {
         let entry = self.entry(parent, name)?;
-        let (top, is_folder) = (entry.top, !entry.folders.is_empty());
+        let (top, is_folder) = (entry.top, entry.kind == Type::Directory);
         let upper = top == LayerIndex::UPPER;
         let plain = if upper { Place::Upper } else { Place::Lower(top) };
         if is_folder || stat.st_nlink == 1 {

@@ -7,15 +7,14 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 
-use super::{State, Tree, attr::Spot, check_new_name, kind_of, up};
+use super::{State, Tree, attr::Spot, check_new_name, up};
 use crate::format::permissions::Permissions;
 use crate::format::{opaque, whiteout, xattr as attribute};
 use crate::inode::Ino;
 use crate::inode::attr::{Attr, decode_device};
 use crate::inode::handles::{Held, OpenFile};
-use crate::inode::table::{Entry, Link, Node, Opened, Place};
+use crate::inode::node::{Link, Opened, Place};
 use crate::layer::LayerIndex;
-use crate::layer::stack::Name;
 use crate::sys::xattr;
 use crate::upper::permissions::{Keeping, Target};
 use crate::upper::staging::Staged;
@@ -135,11 +134,11 @@ impl State {
     /// has to go.
     fn room_for(&mut self, parent: Ino, name: &OsStr) -> nix::Result<(Arc<UpperFolder>, bool)> {
         check_new_name(name)?;
-        let listing = &self.opened(parent)?.listing;
-        if listing.get(name).is_some() {
+        let over = self.opened(parent)?.listing.whiteouts.contains(name);
+        if self.table.entry((parent, name)).is_some() {
             return Err(Errno::EEXIST);
         }
-        let over = listing.whiteouts.contains(name);
+        self.table.reserve()?;
         Ok((self.raise_folder(parent)?, over))
     }
 
@@ -151,14 +150,14 @@ impl State {
         asker: &Asker,
     ) -> nix::Result<Making<'a>> {
         let inherits = self.inherits_acl(parent)?;
-        let directory = self.table.get(parent)?.attr;
+        let directory = self.table.get(parent)?.mode();
         let mut mode = mode & 0o7777;
         if !inherits {
             mode &= !asker.umask;
         }
         let mut gid = asker.gid;
-        if directory.mode & libc::S_ISGID != 0 {
-            gid = directory.gid;
+        if directory & libc::S_ISGID != 0 {
+            gid = self.attr(parent)?.gid;
             if what == Kind::Folder {
                 mode |= libc::S_ISGID;
             }
@@ -167,38 +166,23 @@ impl State {
         Ok(Making { what, mode, inherits, uid: asker.uid, gid, keeping })
     }
 
-    /// The metadata of what was just made, with a node id of its own.
-    fn new_attr(&mut self, stat: &FileStat) -> Attr {
-        let number = self.overlay.number(stat.st_dev, stat.st_ino);
-        Attr::new(self.table.fresh_ino(), number, stat)
-    }
-
     /// Enters what was made into listing and table.
     fn enter(&mut self, parent: Ino, name: &OsStr, made: Made, covers: bool) -> nix::Result<Attr> {
-        let attr = self.new_attr(&made.stat);
-        let name = Name::from(name);
-        let listing = &mut self.opened(parent)?.listing;
-        listing.whiteouts.remove(&name);
-        listing.insert(Entry::upper(
-            Name::clone(&name),
-            (attr.ino, attr.number),
-            kind_of(&attr),
-            covers,
-        ));
-        let mut node = Node::new(attr, Place::Upper);
-        node.lookups = 1;
-        node.held = made.held;
+        let number = self.overlay.number(made.stat.st_dev, made.stat.st_ino);
+        self.opened(parent)?.listing.whiteouts.remove(name);
+        let ino = self.table.insert_made((parent, name), (made.stat.st_mode, number), covers)?;
+        let attr = Attr::new(ino, number, &made.stat);
+        self.table.set_held(ino, made.held);
         if attr.is_folder() {
             // Nothing can be in it, so that there is nothing to merge.
-            node.opened = Some(Box::new(Opened::empty()));
+            self.table.node(ino)?.opened = Some(Box::new(Opened::empty()));
         }
         if let Some(file) = made.file {
-            node.file = Some(Arc::new(OpenFile::whole(file, true)));
-            self.hold(Held::File(attr.ino));
+            self.table.node(ino)?.file = Some(Arc::new(OpenFile::whole(file, true)));
+            self.hold(Held::File(ino));
         }
-        self.table.insert(node);
-        self.table.add_name(attr.ino, parent, &name)?;
-        self.table.get_mut(parent)?.fresh = false;
+        self.table.set_attr(ino, &attr);
+        self.table.outdate(parent);
         Ok(attr)
     }
 
@@ -209,21 +193,22 @@ impl State {
         stays_nameless: bool,
         asker: &Asker,
     ) -> nix::Result<Attr> {
+        self.table.reserve()?;
         let folder = self.raise_folder(parent)?;
         let making = self.making(parent, Kind::File, mode, asker)?;
         let file = folder.create_nameless(making.disk_mode(), stays_nameless)?;
         let made = making.finish(self.upper()?, &Target::Open(file.as_fd()))?;
-        let attr = self.new_attr(&made.stat);
-        let file = Arc::new(OpenFile::whole(file, true));
-        let mut node = Node::new(attr, Place::Nameless(file));
-        node.lookups = 1;
-        node.held = made.held;
-        self.table.insert(node);
+        let number = self.overlay.number(made.stat.st_dev, made.stat.st_ino);
+        let ino = self.table.insert_nameless(made.stat.st_mode, number)?;
+        let attr = Attr::new(ino, number, &made.stat);
+        self.table.set_held(ino, made.held);
+        self.table.set_place(ino, Place::Nameless(Arc::new(OpenFile::whole(file, true))))?;
+        self.table.set_attr(ino, &attr);
         Ok(attr)
     }
 
     fn link(&mut self, ino: Ino, parent: Ino, name: &OsStr) -> nix::Result<Attr> {
-        if self.table.get(ino)?.attr.is_folder() {
+        if self.table.get(ino)?.is_folder() {
             return Err(Errno::EPERM);
         }
         let (folder, over) = self.room_for(parent, name)?;
@@ -263,28 +248,21 @@ impl State {
         name: &OsStr,
         covers: bool,
     ) -> nix::Result<Attr> {
-        let name = Name::from(name);
-        let attr = self.table.get(ino)?.attr;
-        let listing = &mut self.opened(parent)?.listing;
-        listing.whiteouts.remove(&name);
-        let (numbers, kind) = ((ino, attr.number), kind_of(&attr));
-        listing.insert(Entry::upper(Name::clone(&name), numbers, kind, covers));
-        self.table.add_name(ino, parent, &name)?;
-        self.table.get_mut(parent)?.fresh = false;
+        self.opened(parent)?.listing.whiteouts.remove(name);
+        self.table.insert_name((parent, name), ino, covers)?;
+        self.table.outdate(parent);
         let stat = self.stat(ino)?;
         let key = (LayerIndex::UPPER, stat.st_dev, stat.st_ino);
         self.table.links.insert(key, Link { ino, removed: 0 });
-        let node = self.table.get_mut(ino)?;
-        if let Place::Nameless(file) = &node.place {
-            node.file = Some(Arc::clone(file));
-            node.place = Place::Upper;
+        if let Place::Nameless(file) = self.table.get(ino)?.place() {
+            self.table.node(ino)?.file = Some(file);
+            self.table.set_place(ino, Place::Upper)?;
             self.hold(Held::File(ino));
         }
-        let node = self.table.get_mut(ino)?;
-        node.link_key = Some(key);
-        node.fresh = false;
+        self.table.set_link_key(ino, key)?;
+        self.table.outdate(ino);
         let attr = self.attr(ino)?;
-        self.table.get_mut(ino)?.lookups += 1;
+        self.table.refer(ino)?;
         Ok(attr)
     }
 }

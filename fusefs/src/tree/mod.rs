@@ -19,10 +19,10 @@ mod up;
 mod xattr;
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nix::dir::Type;
 use nix::errno::Errno;
 
 pub use crate::inode::Ino;
@@ -35,9 +35,10 @@ pub use rename::Exchange;
 
 use crate::format::permissions::Permissions;
 use crate::format::whiteout;
+use crate::inode::entries::Entry;
 use crate::inode::handles::{Held, Queue};
-use crate::inode::table::{Entry, Node, Place, Table};
-use crate::layer::{Folder, Layer, LayerIndex, type_of_mode};
+use crate::inode::table::Table;
+use crate::layer::{Folder, Layer, LayerIndex};
 use crate::overlay::Overlay;
 use crate::upper::Upper;
 use crate::upper::permissions::read as read_permissions;
@@ -65,20 +66,44 @@ impl Tree {
     ///
     /// Those of fstat(2) on the topmost directory.
     pub fn new(overlay: Overlay, descriptors: usize) -> nix::Result<Self> {
-        let overlay = Arc::new(overlay);
-        let (stat, place) = match &overlay.upper {
-            Some(upper) => (upper.root.own_stat()?, Place::Upper),
-            None => (overlay.top()?.root.own_stat()?, Place::Lower(LayerIndex(1))),
+        let (stat, top) = match &overlay.upper {
+            Some(upper) => (upper.root.own_stat()?, LayerIndex::UPPER),
+            None => (overlay.top()?.root.own_stat()?, LayerIndex(1)),
         };
         let number = overlay.number(stat.st_dev, stat.st_ino);
-        let mut root = Node::new(Attr::new(Ino::ROOT, number, &stat), place);
-        if let Some(permissions) = root_permissions(&overlay)? {
-            root.attr.show(permissions);
-            root.held = true;
+        let mut root = Attr::new(Ino::ROOT, number, &stat);
+        let permissions = root_permissions(&overlay)?;
+        if let Some(permissions) = permissions {
+            root.show(permissions);
         }
+        let table = Table::new(&root, top, permissions.is_some())?;
+        Self::on(overlay, descriptors, table)
+    }
+
+    /// Goes on where another process, which must have ended, has left the same overlay: `nodes` is
+    /// what its [`Tree::memory`] gave out. All node ids mean what they meant, and references count.
+    /// Files and directories that had lost their last name are not there any more (`ENOENT`).
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if `nodes` is something else; those of looking at the layers.
+    pub fn resume(overlay: Overlay, descriptors: usize, nodes: OwnedFd) -> nix::Result<Self> {
+        let tree = Self::on(overlay, descriptors, Table::resume(nodes)?)?;
+        let mut state = tree.state();
+        for ino in state.table.to_find_again() {
+            if let Err(errno) = state.find_again(ino) {
+                log::warn!("a file with several names is not where it was: {errno}");
+            }
+        }
+        drop(state);
+        Ok(tree)
+    }
+
+    fn on(overlay: Overlay, descriptors: usize, table: Table) -> nix::Result<Self> {
+        let overlay = Arc::new(overlay);
         let state = State {
             overlay: Arc::clone(&overlay),
-            table: Table::new(root),
+            table,
             held: Queue::new(descriptors),
             partials: Partials::default(),
         };
@@ -86,6 +111,17 @@ impl Tree {
         let tree = Self { overlay, copying, state };
         tree.adopt_partials()?;
         Ok(tree)
+    }
+
+    /// The memory that holds all node ids and what they stand for: whoever has it when this process
+    /// dies can [`Tree::resume`].
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE`.
+    pub fn memory(&self) -> nix::Result<OwnedFd> {
+        let copy = self.state().table.memory().try_clone_to_owned();
+        copy.map_err(|_no_descriptor| Errno::EMFILE)
     }
 
     /// How many nodes are in memory.
@@ -146,8 +182,9 @@ impl State {
         let Some(victim) = victim.filter(|victim| *victim != held) else { return };
         match victim {
             Held::File(ino) => {
-                if let Ok(node) = self.table.get_mut(ino) {
+                if let Ok(node) = self.table.node(ino) {
                     node.file = None;
+                    self.table.tidy(ino);
                 }
             }
             Held::Folder(ino, layer) if ino != Ino::ROOT => self.close_folder(ino, layer),
@@ -160,9 +197,10 @@ impl State {
     /// # Errors
     ///
     /// `ENOENT`, `ENOTDIR`, `ENAMETOOLONG`, `EINVAL` for what is not a name.
-    fn entry(&mut self, parent: Ino, name: &OsStr) -> nix::Result<&Entry> {
+    fn entry(&mut self, parent: Ino, name: &OsStr) -> nix::Result<Entry> {
         check_name(name)?;
-        self.opened(parent)?.listing.get(name).ok_or(Errno::ENOENT)
+        self.opened(parent)?;
+        self.table.entry((parent, name)).ok_or(Errno::ENOENT)
     }
 }
 
@@ -181,11 +219,6 @@ fn check_name(name: &OsStr) -> nix::Result<()> {
 fn check_new_name(name: &OsStr) -> nix::Result<()> {
     check_name(name)?;
     if whiteout::reserved(name) { Err(Errno::EINVAL) } else { Ok(()) }
-}
-
-/// The type of a node.
-fn kind_of(attr: &Attr) -> Type {
-    type_of_mode(attr.mode)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use nix::sys::stat::{FileStat, fstat};
 use super::{State, Tree};
 use crate::inode::Ino;
 use crate::inode::attr::Timestamp;
-use crate::inode::table::Place;
+use crate::inode::node::Place;
 use crate::layer::Folder;
 use crate::sys::flags;
 use crate::sys::stat::born;
@@ -81,7 +81,7 @@ impl Tree {
     /// Those of statx(2).
     pub fn born(&self, ino: Ino) -> nix::Result<Option<Timestamp>> {
         let mut state = self.state();
-        if matches!(state.table.get(ino)?.place, Place::Removed) {
+        if matches!(state.table.get(ino)?.place(), Place::Removed) {
             return Ok(None);
         }
         state.with_object(ino, |object| object.born())
@@ -131,7 +131,7 @@ impl Tree {
         self.copy_up_whole(ino)?;
         let mut state = self.state();
         state.with_open(ino, |file| flags::set(file, flags))?;
-        state.table.get_mut(ino)?.fresh = false;
+        state.table.outdate(ino);
         Ok(())
     }
 }
@@ -143,11 +143,12 @@ impl State {
         ino: Ino,
         act: impl FnOnce(BorrowedFd<'_>) -> nix::Result<T>,
     ) -> nix::Result<T> {
-        let attr = self.table.get(ino)?.attr;
-        if !attr.is_folder() && !attr.is_regular() {
+        let node = self.table.get(ino)?;
+        let is_folder = node.is_folder();
+        if !is_folder && !node.is_regular() {
             return Err(Errno::ENOTTY);
         }
-        self.with_object(ino, |object| object.open(attr.is_folder(), act))
+        self.with_object(ino, |object| object.open(is_folder, act))
     }
 
     /// Calls `look` with the topmost object of `ino`.
@@ -161,7 +162,7 @@ impl State {
         look: impl FnOnce(Object<'_>) -> nix::Result<T>,
     ) -> nix::Result<T> {
         let node = self.table.get(ino)?;
-        match node.place.clone() {
+        match node.place() {
             Place::Hidden(folder, name) => look(Object::Named(&folder, &name)),
             Place::Nameless(file) | Place::Partial(file, _) => look(Object::Open(file.as_fd())),
             Place::Removed => Err(Errno::ENOENT),

@@ -16,7 +16,8 @@ use super::up::{Plan, quietly};
 use super::{State, Tree};
 use crate::inode::Ino;
 use crate::inode::handles::OpenFile;
-use crate::inode::table::{Node, Place};
+use crate::inode::known::Known;
+use crate::inode::node::Place;
 use crate::layer::stack::Name;
 use crate::sys::schedule;
 use crate::sys::xattr::Subject;
@@ -52,7 +53,7 @@ impl Tree {
         let path = {
             let state = self.state();
             let node = state.table.get(ino)?;
-            let huge = node.attr.is_regular() && size >= SMALLEST;
+            let huge = node.is_regular() && size >= SMALLEST;
             if !huge || node.nameless() || plan.link.is_some() {
                 return Ok(false);
             }
@@ -130,7 +131,7 @@ impl Tree {
             let mut state = self.state();
             state.own_partial(ino, file, leftover.id, permissions.is_some())?;
             if let Some(permissions) = permissions {
-                state.table.get_mut(ino)?.attr.show(permissions);
+                state.table.set_mode(ino, libc::S_IFREG | permissions.mode);
             }
             drop(state);
             self.forget(ino, 1);
@@ -156,7 +157,7 @@ impl Tree {
         }
         let mut state = self.state();
         let node = state.table.get(ino)?;
-        let (Place::Lower(layer), true) = (node.place.clone(), node.attr.is_regular()) else {
+        let (Place::Lower(layer), true) = (node.place(), node.is_regular()) else {
             state.table.forget(ino, 1);
             return Ok(None);
         };
@@ -218,19 +219,15 @@ fn complete_some(file: &OpenFile, block: u64) -> nix::Result<Option<u64>> {
 impl State {
     /// Enters a partial copy as the place of `ino`.
     fn own_partial(&mut self, ino: Ino, file: OpenFile, id: Name, held: bool) -> nix::Result<()> {
-        let node = self.table.get_mut(ino)?;
-        node.held = held;
-        node.place = Place::Partial(Arc::new(file), id);
-        node.file = None;
-        node.fresh = false;
+        self.move_up(ino, Place::Partial(Arc::new(file), id), held)?;
         self.partials.files.push(ino);
         Ok(())
     }
 
     /// The file `ino`, if it is a partial copy.
     fn partial(&self, ino: Ino) -> Option<Arc<OpenFile>> {
-        match &self.table.get(ino).ok()?.place {
-            Place::Partial(file, _) => Some(Arc::clone(file)),
+        match self.table.get(ino).ok()?.place() {
+            Place::Partial(file, _) => Some(file),
             _ => None,
         }
     }
@@ -238,15 +235,13 @@ impl State {
     /// Moves a partial copy, now whole, to its place.
     fn place_partial(&mut self, ino: Ino) -> nix::Result<()> {
         let node = self.table.get(ino)?;
-        let Place::Partial(_, id) = &node.place else { return Ok(()) };
-        let (id, (parent, name)) = (Name::clone(id), node.name()?);
+        let Place::Partial(_, id) = node.place() else { return Ok(()) };
+        let (parent, name) = node.name()?;
         let folder = self.raise_folder(parent)?;
         quietly(&folder, || self.upper()?.place_partial(&id, &folder, &name))?;
         self.mark_raised(parent, &name)?;
-        let node = self.table.get_mut(ino)?;
-        node.place = Place::Upper;
-        node.file = None;
-        node.fresh = false;
+        let is_held = self.table.get(ino)?.is_held();
+        self.move_up(ino, Place::Upper, is_held)?;
         self.partials.files.retain(|file| *file != ino);
         self.table.drop_unused(ino);
         Ok(())
@@ -254,8 +249,8 @@ impl State {
 
     /// Removes a partial copy from the work directory: its file is about to lose its name.
     pub(super) fn disown_partial(&mut self, ino: Ino) -> nix::Result<()> {
-        let Place::Partial(_, id) = &self.table.get(ino)?.place else { return Ok(()) };
-        self.upper()?.drop_partial(id)?;
+        let Place::Partial(_, id) = self.table.get(ino)?.place() else { return Ok(()) };
+        self.upper()?.drop_partial(&id)?;
         self.partials.files.retain(|file| *file != ino);
         Ok(())
     }
@@ -279,7 +274,7 @@ impl State {
             if at == folder {
                 return true;
             }
-            let Ok((parent, _name)) = self.table.get(at).and_then(Node::name) else {
+            let Ok((parent, _name)) = self.table.get(at).and_then(Known::name) else {
                 return false;
             };
             at = parent;

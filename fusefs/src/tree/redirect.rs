@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use super::State;
 use crate::format::redirect::{self, Redirect};
 use crate::inode::Ino;
-use crate::inode::table::Opened;
+use crate::inode::node::Opened;
 use crate::layer::LayerIndex;
 use crate::layer::stack::{Name, Search};
 use crate::sys::xattr;

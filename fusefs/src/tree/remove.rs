@@ -8,8 +8,10 @@ use nix::errno::Errno;
 
 use super::{State, Tree, attr::Spot, check_name};
 use crate::inode::Ino;
+use crate::inode::attr::Attr;
+use crate::inode::entries::At;
 use crate::inode::handles::OpenFile;
-use crate::inode::table::Place;
+use crate::inode::node::Place;
 use crate::layer::LayerIndex;
 use crate::layer::stack::Name;
 use crate::upper::UpperFolder;
@@ -23,7 +25,10 @@ impl Tree {
     ///
     /// `ENOENT`; `EISDIR`; `EROFS`; `ENOSPC` if there is no room for a whiteout.
     pub fn unlink(&self, parent: Ino, name: &OsStr) -> nix::Result<()> {
-        self.state().unlink(parent, name)
+        let mut state = self.state();
+        let done = state.unlink(parent, name);
+        state.drop_unused(parent, name);
+        done
     }
 
     /// Removes an empty directory.
@@ -32,11 +37,21 @@ impl Tree {
     ///
     /// `ENOENT`; `ENOTDIR`; `ENOTEMPTY`; `EROFS`; `ENOSPC`.
     pub fn remove_folder(&self, parent: Ino, name: &OsStr) -> nix::Result<()> {
-        self.state().remove_folder(parent, name)
+        let mut state = self.state();
+        let done = state.remove_folder(parent, name);
+        state.drop_unused(parent, name);
+        done
     }
 }
 
 impl State {
+    /// Drops the node of an entry that was only looked at.
+    pub(super) fn drop_unused(&mut self, parent: Ino, name: &OsStr) {
+        if let Some(entry) = self.table.entry((parent, name)) {
+            self.table.drop_unused(entry.ino);
+        }
+    }
+
     fn unlink(&mut self, parent: Ino, name: &OsStr) -> nix::Result<()> {
         check_name(name)?;
         if self.entry(parent, name)?.kind == Type::Directory {
@@ -53,7 +68,7 @@ impl State {
             (false, _) => self.upper()?.hide(&folder, name)?,
         }
         self.drop_entry(parent, name, whiteout)?;
-        self.drop_name(ino, parent, name, in_upper, kept)
+        self.drop_name(ino, (parent, name), in_upper, kept)
     }
 
     pub(super) fn remove_folder(&mut self, parent: Ino, name: &OsStr) -> nix::Result<()> {
@@ -77,7 +92,7 @@ impl State {
             (false, _) => upper.hide(&folder, name)?,
         }
         self.drop_entry(parent, name, whiteout)?;
-        self.drop_name(ino, parent, name, in_upper, kept)
+        self.drop_name(ino, (parent, name), in_upper, kept)
     }
 
     /// Removes a directory with nothing below it, `bare` if no whiteouts are known to be in it.
@@ -94,33 +109,34 @@ impl State {
     }
 
     fn drop_entry(&mut self, parent: Ino, name: &OsStr, whiteout: bool) -> nix::Result<()> {
-        let listing = &mut self.opened(parent)?.listing;
-        if let Some(entry) = listing.remove(name)
-            && whiteout
-        {
-            listing.whiteouts.insert(entry.name);
+        self.table.remove_entry((parent, name))?;
+        if whiteout {
+            self.opened(parent)?.listing.whiteouts.insert(Name::from(name));
         }
-        self.table.get_mut(parent)?.fresh = false;
+        self.table.outdate(parent);
         Ok(())
     }
 
     /// Where those who still use what is about to lose a name will find it; `None` if another
     /// name is known.
     pub(super) fn keep(&mut self, ino: Ino) -> nix::Result<Option<Place>> {
-        // The books of hard links want to know the number of names before one goes.
-        let attr = self.attr(ino)?;
+        if self.table.get(ino)?.link_key().is_some() {
+            // The books of hard links want to know the number of names before one goes.
+            self.attr(ino)?;
+        }
         let node = self.table.get(ino)?;
         if node.names_known() > 1 {
             return Ok(None);
         }
-        if attr.is_folder() {
+        if node.is_folder() {
+            self.attr(ino)?;
             return Ok(Some(Place::Removed));
         }
-        if let Place::Lower(layer) = node.place {
+        if let Place::Lower(layer) = node.place() {
             let (parent, name) = node.name()?;
             return Ok(Some(Place::Hidden(self.lower_folder(parent, layer)?, name)));
         }
-        if attr.is_regular()
+        if node.is_regular()
             && let Ok(file) = self.file(ino, false)
         {
             return Ok(Some(Place::Nameless(file)));
@@ -133,27 +149,28 @@ impl State {
         Ok(Some(Place::Nameless(Arc::new(OpenFile::whole(file, false)))))
     }
 
-    /// Takes a name from a node; without a last one it lives on as `kept` until it is forgotten.
+    /// What follows when a name was taken from a node; without a last one it lives on as `kept`
+    /// until it is forgotten.
     pub(super) fn drop_name(
         &mut self,
         ino: Ino,
-        parent: Ino,
-        name: &OsStr,
+        at: At<'_>,
         was_upper: bool,
         kept: Option<Place>,
     ) -> nix::Result<()> {
-        self.count_removed_name(ino, (parent, name), was_upper)?;
+        self.count_removed_name(ino, at, was_upper)?;
         self.disown_partial(ino)?;
-        self.table.remove_name(ino, parent, name)?;
-        let node = self.table.get_mut(ino)?;
-        node.fresh = false;
-        if node.nameless()
+        let attr = self.table.get(ino)?.attr();
+        self.table.outdate(ino);
+        if self.table.get(ino)?.nameless()
             && let Some(place) = kept
         {
-            node.fresh = matches!(place, Place::Removed);
-            node.attr.links = 0;
-            node.place = place;
-            node.file = None;
+            let is_all_that_is_left = matches!(place, Place::Removed);
+            self.table.set_place(ino, place)?;
+            self.table.node(ino)?.file = None;
+            if let Some(attr) = attr.filter(|_| is_all_that_is_left) {
+                self.table.set_attr(ino, &Attr { links: 0, ..attr });
+            }
         }
         self.table.drop_unused(ino);
         Ok(())
@@ -163,17 +180,17 @@ impl State {
     fn count_removed_name(
         &mut self,
         ino: Ino,
-        (parent, name): (Ino, &OsStr),
+        (parent, name): At<'_>,
         was_upper: bool,
     ) -> nix::Result<()> {
         let node = self.table.get(ino)?;
-        if node.attr.is_folder() {
+        if node.is_folder() {
             return Ok(());
         }
-        match node.place.clone() {
+        let (key, links) = (node.link_key(), node.attr().map_or(1, |attr| attr.links));
+        match node.place() {
             Place::Indexed(indexed) => self.count_indexed(ino, &indexed, was_upper),
             Place::Lower(layer) => {
-                let (key, links) = (node.link_key, node.attr.links);
                 let Some(link) = key.and_then(|key| self.table.links.get_mut(&key)) else {
                     return Ok(());
                 };
@@ -185,7 +202,7 @@ impl State {
             }
             _ => {
                 // The file system may give the inode number to another file from now on.
-                if let Some(key) = node.link_key.filter(|_several| node.attr.links <= 1) {
+                if let Some(key) = key.filter(|_several| links <= 1) {
                     self.table.links.remove(&key);
                 }
                 Ok(())
@@ -204,7 +221,7 @@ impl State {
         let links = i64::try_from(index.folder()?.stat(indexed)?.st_nlink).unwrap_or(i64::MAX);
         if links.saturating_add(difference) <= 0 {
             index.remove(indexed)?;
-            if let Some(key) = self.table.get(ino)?.link_key {
+            if let Some(key) = self.table.get(ino)?.link_key() {
                 self.table.links.remove(&key);
             }
         }

@@ -8,7 +8,7 @@ use nix::fcntl::RenameFlags;
 
 use super::{State, Tree, check_name, check_new_name};
 use crate::inode::Ino;
-use crate::inode::table::{Entry, Place};
+use crate::inode::node::Place;
 use crate::layer::LayerIndex;
 use crate::layer::stack::Name;
 use crate::upper::UpperFolder;
@@ -69,22 +69,33 @@ impl Tree {
     ) -> nix::Result<()> {
         let from = At { parent, name, whiteout: exchange.wants_whiteout() };
         let to = At { parent: new_parent, name: new_name, whiteout: false };
+        let done = self.prepare(from, to, exchange).and_then(|moved| {
+            let mut state = self.state();
+            let done = state.rename(from, to, exchange);
+            state.table.drop_unused(moved);
+            done
+        });
+        let mut state = self.state();
+        state.drop_unused(parent, name);
+        state.drop_unused(new_parent, new_name);
+        done
+    }
+
+    /// Copies up what is to move, which it returns.
+    fn prepare(&self, from: At<'_>, to: At<'_>, exchange: Exchange) -> nix::Result<Ino> {
         let moved = self.state().admit_both(from, to, exchange)?;
         self.copy_up_file(moved)?;
         if exchange == Exchange::Swap {
-            let other = self.state().admit(new_parent, new_name)?;
+            let other = self.state().admit(to.parent, to.name)?;
             self.copy_up_file(other)?;
         }
-        let mut state = self.state();
-        let done = state.rename(from, to, exchange);
-        state.table.drop_unused(moved);
-        done
+        Ok(moved)
     }
 
     /// Copies up anything but a directory; completes what is being copied up in a directory, since its
     /// path is about to change.
     fn copy_up_file(&self, ino: Ino) -> nix::Result<()> {
-        if self.state().table.get(ino)?.attr.is_folder() {
+        if self.state().table.get(ino)?.is_folder() {
             return self.complete_below(ino);
         }
         self.copy_up_whole(ino)
@@ -127,6 +138,7 @@ impl State {
     }
 
     fn rename(&mut self, from: At<'_>, to: At<'_>, exchange: Exchange) -> nix::Result<()> {
+        self.table.reserve()?;
         if self.is_within(from, to.parent)? {
             return Err(Errno::EINVAL);
         }
@@ -167,7 +179,7 @@ impl State {
             if at == moved {
                 return Ok(true);
             }
-            at = self.table.get(at)?.name()?.0;
+            at = self.table.get(at)?.parent()?;
         }
         Ok(false)
     }
@@ -207,18 +219,17 @@ impl State {
     /// of its names lies.
     fn materialise(&mut self, at: At<'_>) -> nix::Result<()> {
         let entry = self.entry(at.parent, at.name)?;
-        let (ino, name) = (entry.ino, Name::clone(&entry.name));
         if entry.top == LayerIndex::UPPER || entry.kind == Type::Directory {
             return Ok(());
         }
-        let Place::Indexed(indexed) = self.table.get(ino)?.place.clone() else {
+        let Place::Indexed(indexed) = self.table.get(entry.ino)?.place() else {
             return Err(Errno::EIO);
         };
         let folder = self.raise_folder(at.parent)?;
         let index = &self.upper()?.index;
         index.set_difference(&indexed, index.difference(&indexed)? - 1)?;
-        index.folder()?.link(&indexed, &folder, &name)?;
-        self.mark_raised(at.parent, &name)
+        index.folder()?.link(&indexed, &folder, at.name)?;
+        self.mark_raised(at.parent, at.name)
     }
 
     /// Moves over something that exists.
@@ -257,11 +268,9 @@ impl State {
             self.cover(moving.ino, moving.kind, &source, from.name)?;
         }
         self.move_object(&moving, &source, from.name, &folder, to.name, over)?;
-        if let Some((target, was_upper, kept)) = target {
-            self.opened(to.parent)?.listing.remove(to.name);
-            self.drop_name(target, to.parent, to.name, was_upper, kept)?;
-        }
-        self.enter_moved(&moving, from, to, covers)
+        self.enter_moved(&moving, from, to, covers)?;
+        let Some((target, was_upper, kept)) = target else { return Ok(()) };
+        self.drop_name(target, (to.parent, to.name), was_upper, kept)
     }
 
     /// Makes sure that what is about to move to a name that lower layers have hides them there. A
@@ -312,21 +321,13 @@ impl State {
         to: At<'_>,
         covers: bool,
     ) -> nix::Result<()> {
-        let listing = &mut self.opened(from.parent)?.listing;
-        let old = listing.remove(from.name).ok_or(Errno::ENOENT)?;
+        self.table.move_entry((from.parent, from.name), (to.parent, to.name), covers)?;
         if moving.leaves_whiteout {
-            listing.whiteouts.insert(Name::clone(&old.name));
+            self.opened(from.parent)?.listing.whiteouts.insert(Name::from(from.name));
         }
-        let name = Name::from(to.name);
-        let listing = &mut self.opened(to.parent)?.listing;
-        listing.whiteouts.remove(&name);
-        let numbers = (moving.ino, old.number);
-        let entry = Entry::upper(Name::clone(&name), numbers, moving.kind, covers);
-        listing.insert(Entry { folders: old.folders, ..entry });
-        self.table.add_name(moving.ino, to.parent, &name)?;
-        self.table.remove_name(moving.ino, from.parent, from.name)?;
+        self.opened(to.parent)?.listing.whiteouts.remove(to.name);
         for ino in [from.parent, to.parent, moving.ino] {
-            self.table.get_mut(ino)?.fresh = false;
+            self.table.outdate(ino);
         }
         Ok(())
     }
@@ -338,8 +339,8 @@ impl State {
         }
         let source = self.raise_folder(from.parent)?;
         let folder = self.raise_folder(to.parent)?;
-        let one = self.entry(from.parent, from.name)?.clone();
-        let two = self.entry(to.parent, to.name)?.clone();
+        let one = self.entry(from.parent, from.name)?;
+        let two = self.entry(to.parent, to.name)?;
         if two.covers {
             self.cover(one.ino, one.kind, &source, from.name)?;
         }
@@ -347,23 +348,9 @@ impl State {
             self.cover(two.ino, two.kind, &folder, to.name)?;
         }
         source.rename(from.name, &folder, to.name, RenameFlags::RENAME_EXCHANGE)?;
-        let (one_covers, two_covers) = (one.covers, two.covers);
-        let (one_ino, two_ino) = (one.ino, two.ino);
-        self.put_swapped(from, two, one_covers)?;
-        self.put_swapped(to, one, two_covers)?;
-        self.table.remove_name(one_ino, from.parent, from.name)?;
-        self.table.remove_name(two_ino, to.parent, to.name)
-    }
-
-    /// Lets `other` stand at a place that something else had.
-    fn put_swapped(&mut self, at: At<'_>, other: Entry, covers: bool) -> nix::Result<()> {
-        let (name, ino) = (Name::from(at.name), other.ino);
-        let listing = &mut self.opened(at.parent)?.listing;
-        let entry = listing.get_mut(at.name).ok_or(Errno::ENOENT)?;
-        *entry = Entry { name: Name::clone(&name), covers, ..other };
-        self.table.add_name(ino, at.parent, &name)?;
-        for ino in [at.parent, ino] {
-            self.table.get_mut(ino)?.fresh = false;
+        self.table.swap_entries((from.parent, from.name), (to.parent, to.name))?;
+        for ino in [from.parent, to.parent, one.ino, two.ino] {
+            self.table.outdate(ino);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::{State, Tree};
 use crate::format::xattr as attribute;
 use crate::inode::Ino;
 use crate::inode::handles::OpenFile;
-use crate::inode::table::{Link, LinkKey, Place};
+use crate::inode::node::{Link, LinkKey, Place};
 use crate::layer::LayerIndex;
 use crate::layer::stack::Name;
 use crate::sys::xattr;
@@ -57,10 +57,10 @@ impl State {
         if node.is_upper() {
             return Ok(None);
         }
-        if node.attr.is_folder() {
+        if node.is_folder() {
             return self.raise_folder(ino).map(|_folder| None);
         }
-        let layer = match node.place.clone() {
+        let layer = match node.place() {
             Place::Lower(layer) => layer,
             Place::Hidden(folder, name) => {
                 let stat = self.shown_stat(ino, folder.stat(&name)?)?;
@@ -82,11 +82,10 @@ impl State {
     }
 
     /// What the layer says of `ino`, with the permissions that an attribute there holds.
-    fn shown_stat(&self, ino: Ino, mut stat: FileStat) -> nix::Result<FileStat> {
-        let node = self.table.get(ino)?;
-        if node.held {
-            (stat.st_uid, stat.st_gid) = (node.attr.uid, node.attr.gid);
-            stat.st_mode = node.attr.mode;
+    fn shown_stat(&mut self, ino: Ino, mut stat: FileStat) -> nix::Result<FileStat> {
+        if self.table.get(ino)?.is_held() {
+            let attr = self.attr(ino)?;
+            (stat.st_uid, stat.st_gid, stat.st_mode) = (attr.uid, attr.gid, attr.mode);
         }
         Ok(stat)
     }
@@ -101,13 +100,9 @@ impl State {
     ) -> nix::Result<()> {
         let node = self.table.get(ino)?;
         if node.nameless() {
-            let file = reopen(&staged, node.attr.is_regular())?;
-            let node = self.table.get_mut(ino)?;
-            node.file = None;
-            node.fresh = false;
-            node.place = Place::Nameless(Arc::new(file));
-            node.held = upper.keeping.holds(plan.stat.st_mode);
-            return Ok(());
+            let file = reopen(&staged, node.is_regular())?;
+            let place = Place::Nameless(Arc::new(file));
+            return self.move_up(ino, place, upper.keeping.holds(plan.stat.st_mode));
         }
         let (parent, name) = node.name()?;
         let folder = self.raise_folder(parent)?;
@@ -123,11 +118,16 @@ impl State {
             return Err(errno);
         }
         self.mark_raised(parent, &name)?;
-        let node = self.table.get_mut(ino)?;
-        node.place = place;
-        node.file = None;
-        node.fresh = false;
-        node.held = upper.keeping.holds(plan.stat.st_mode);
+        self.move_up(ino, place, upper.keeping.holds(plan.stat.st_mode))
+    }
+
+    /// Notes that `ino` lies in the upper directory from now on.
+    pub(super) fn move_up(&mut self, ino: Ino, place: Place, is_held: bool) -> nix::Result<()> {
+        self.table.set_place(ino, place)?;
+        self.table.set_held(ino, is_held);
+        self.table.node(ino)?.file = None;
+        self.table.outdate(ino);
+        self.table.tidy(ino);
         Ok(())
     }
 
@@ -152,20 +152,13 @@ impl State {
         index.remember(Name::clone(indexed), stat.st_ino);
         let upper_key = (LayerIndex::UPPER, stat.st_dev, stat.st_ino);
         self.table.links.insert(upper_key, Link { ino, removed: 0 });
-        self.table.get_mut(ino)?.link_key = Some(upper_key);
-        Ok(())
+        self.table.set_link_key(ino, upper_key)
     }
 
     /// Notes that the entry's object now lies in the upper directory, above the one it came from.
-    pub(super) fn mark_raised(&mut self, parent: Ino, name: &Name) -> nix::Result<()> {
-        let entry = self.opened(parent)?.listing.get_mut(name).ok_or(Errno::ENOENT)?;
-        entry.top = LayerIndex::UPPER;
-        entry.covers = true;
-        if !entry.folders.is_empty() {
-            let raised = std::iter::once(LayerIndex::UPPER).chain(entry.folders.iter().copied());
-            entry.folders = raised.collect();
-        }
-        Ok(())
+    pub(super) fn mark_raised(&mut self, parent: Ino, name: &OsStr) -> nix::Result<()> {
+        self.opened(parent)?;
+        self.table.raise((parent, name))
     }
 
     /// The upper directory's part of the directory `ino`, made with those above it if need be.
@@ -197,10 +190,7 @@ impl State {
             place_quietly(staged, &above, &name)?;
             self.mark_raised(parent, &name)?;
             self.opened(ino)?.upper = Some(None);
-            let node = self.table.get_mut(ino)?;
-            node.place = Place::Upper;
-            node.fresh = false;
-            node.held = upper.keeping.holds(stat.st_mode);
+            self.move_up(ino, Place::Upper, upper.keeping.holds(stat.st_mode))?;
         }
         self.upper_folder(ino)
     }

@@ -69,7 +69,10 @@ impl Tree {
         let mut state = self.state();
         state.with_object(ino, |object| change(&object.attributes()?, &name))?;
         // An access control list changes the permissions too.
-        state.table.get_mut(ino)?.fresh = false;
+        state.table.outdate(ino);
+        if name.as_c_str() == attribute::ACCESS_ACL {
+            state.attr(ino)?;
+        }
         if name.as_c_str() == attribute::DEFAULT_ACL {
             state.opened(ino)?.default_acl = None;
         }

@@ -2,7 +2,7 @@
 
 pub(crate) mod acl;
 mod checksum;
-mod fork;
+pub(crate) mod fork;
 mod identity;
 mod layers;
 mod map;
