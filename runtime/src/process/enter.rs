@@ -12,7 +12,7 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, PosixFadviseAdvice, open, posix_fadvise};
 use nix::sys::prctl;
-use nix::sys::stat::{Mode, fstat, makedev, umask};
+use nix::sys::stat::{Mode, makedev, umask};
 use nix::unistd::{
     AccessFlags, Gid, Uid, chdir, execve, faccessat, getcwd, setgroups, setresgid, setresuid,
 };
@@ -108,17 +108,18 @@ impl Ready<'_> {
     /// Has the program's file read ahead, without waiting for it: a server in user space is then asked for
     /// many parts at once, and no more for one after the other with each page that is missing.
     pub fn read_ahead(&self) {
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        let open = || open(self.executable.as_c_str(), flags, Mode::empty());
-        // The first file that is closed costs a request, to which the server says that no other need be:
-        // better now than behind all that is read.
-        drop(open());
-        // What may only be executed is read when it is.
-        let Ok(file) = open() else { return };
-        let Ok(stat) = fstat(&file) else { return };
+        let path = self.executable.as_c_str();
+        // Neither a device nor a fifo is opened.
+        let Ok(stat) = nix::sys::stat::stat(path) else { return };
         if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
             return;
         }
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        // The first file that is closed costs a request, to which the server says that no other need be:
+        // better now than behind all that is read.
+        drop(open(path, flags, Mode::empty()));
+        // What may only be executed is read when it is.
+        let Ok(file) = open(path, flags, Mode::empty()) else { return };
         let end = stat.st_size.min(MOST_AHEAD);
         let mut offset = 0;
         while offset < end {
