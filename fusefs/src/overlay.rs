@@ -251,7 +251,7 @@ fn keep_permissions(wanted: PermissionsKept, root: &UpperFolder) -> nix::Result<
     let stat = root.own_stat()?;
     let (uid, gid, mode) = (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777);
     let value = Permissions { uid, gid, mode }.format(libc::S_IFDIR);
-    xattr::set(&root.own_attributes()?, name, value.as_bytes(), 0)?;
+    xattr::set(&root.own_attributes(), name, value.as_bytes(), 0)?;
     Ok(Keeping::Attribute(name))
 }
 
@@ -347,10 +347,8 @@ fn check_same_mount(
 /// Tries whether a directory can be marked, on the upper directory itself.
 fn check_attributes(path: &Path, upper: &UpperFolder) -> Result<(), OpenError> {
     const PROBE: &CStr = c"user.overlay.probe";
-    let tried = upper.own_attributes().and_then(|subject| {
-        xattr::set(&subject, PROBE, b"", 0)?;
-        xattr::remove(&subject, PROBE)
-    });
+    let subject = upper.own_attributes();
+    let tried = xattr::set(&subject, PROBE, b"", 0).and_then(|()| xattr::remove(&subject, PROBE));
     match tried {
         Ok(()) => Ok(()),
         Err(Errno::EOPNOTSUPP) => {

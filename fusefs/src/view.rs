@@ -68,9 +68,9 @@ impl View {
 
     /// On whose behalf something is made on disk. Where all are shown as one, it belongs to us.
     pub(crate) fn asker(&self, asker: Asker) -> Asker {
-        let own = (geteuid().as_raw(), getegid().as_raw());
-        let uid = self.users.squash.map_or_else(|| self.users.disk(asker.uid), |_| own.0);
-        let gid = self.groups.squash.map_or_else(|| self.groups.disk(asker.gid), |_| own.1);
+        let (users, groups) = (&self.users, &self.groups);
+        let uid = users.squash.map_or_else(|| users.disk(asker.uid), |_all| geteuid().as_raw());
+        let gid = groups.squash.map_or_else(|| groups.disk(asker.gid), |_all| getegid().as_raw());
         Asker { uid, gid, ..asker }
     }
 

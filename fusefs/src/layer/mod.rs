@@ -147,12 +147,8 @@ impl Folder {
     }
 
     /// The extended attributes of this directory.
-    ///
-    /// # Errors
-    ///
-    /// None in practice.
-    pub(crate) fn own_attributes(&self) -> nix::Result<xattr::Subject<'_>> {
-        xattr::Subject::open(self.0.as_fd())
+    pub(crate) fn own_attributes(&self) -> xattr::Subject<'_> {
+        xattr::Subject::file(self.0.as_fd())
     }
 
     /// Calls `visit` with the name and type of every entry.
@@ -173,7 +169,7 @@ impl Folder {
     ///
     /// Those of listxattr(2), except the lack of attributes.
     pub(crate) fn permissions_attribute(&self) -> nix::Result<Option<&'static CStr>> {
-        let list = match xattr::list(&self.own_attributes()?) {
+        let list = match xattr::list(&self.own_attributes()) {
             Err(Errno::EOPNOTSUPP) => return Ok(None),
             list => list?,
         };
@@ -187,7 +183,7 @@ impl Folder {
     ///
     /// `EIO` if a redirect leads nowhere sensible.
     pub(crate) fn traits(&self) -> nix::Result<Traits> {
-        let subject = self.own_attributes()?;
+        let subject = self.own_attributes();
         let list = match xattr::list(&subject) {
             Ok(list) if list.is_empty() => return Ok(Traits::default()),
             Err(Errno::EOPNOTSUPP) => return Ok(Traits::default()),

@@ -5,10 +5,11 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 
 /// Longest value and longest list of names that Linux allows, in bytes.
 pub(crate) const LONGEST: usize = 65_536;
@@ -19,9 +20,22 @@ const USUAL: usize = 256;
 /// would soon mean something else.
 #[derive(Debug)]
 pub(crate) struct Subject<'fd> {
-    path: CString,
-    follow: bool,
+    object: Object,
     descriptor: PhantomData<BorrowedFd<'fd>>,
+}
+
+/// How the system calls are told.
+#[derive(Debug)]
+enum Object {
+    /// By a descriptor of an open file.
+    File(RawFd),
+    /// By a path; a symbolic link at its end is followed only if it is one of procfs.
+    Path {
+        /// The path.
+        path: CString,
+        /// Whether that is one of procfs.
+        follow: bool,
+    },
 }
 
 impl<'fd> Subject<'fd> {
@@ -34,19 +48,36 @@ impl<'fd> Subject<'fd> {
         let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
         path.extend_from_slice(name.as_bytes());
         let path = CString::new(path).map_err(|_nul| Errno::EINVAL)?;
-        Ok(Self { path, follow: false, descriptor: PhantomData })
+        Ok(Self::of(Object::Path { path, follow: false }))
+    }
+
+    /// The file or directory behind `file`, which is open for more than being named.
+    pub(crate) fn file(file: BorrowedFd<'fd>) -> Self {
+        Self::of(Object::File(file.as_raw_fd()))
     }
 
     /// The object behind `file`, which may be opened as a mere path.
     ///
     /// # Errors
     ///
-    /// None in practice; the type is that of its sister.
+    /// None in practice.
     pub(crate) fn open(file: BorrowedFd<'fd>) -> nix::Result<Self> {
+        if !is_mere_path(file)? {
+            return Ok(Self::file(file));
+        }
         let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let path = path.map_err(|_nul| Errno::EINVAL)?;
-        Ok(Self { path, follow: true, descriptor: PhantomData })
+        Ok(Self::of(Object::Path { path, follow: true }))
     }
+
+    fn of(object: Object) -> Self {
+        Self { object, descriptor: PhantomData }
+    }
+}
+
+/// Whether a descriptor is good for naming an object only (`O_PATH`).
+fn is_mere_path(file: BorrowedFd<'_>) -> nix::Result<bool> {
+    Ok(fcntl(file, FcntlArg::F_GETFL)? & libc::O_PATH != 0)
 }
 
 /// The value of the attribute `name`.
@@ -55,11 +86,18 @@ impl<'fd> Subject<'fd> {
 ///
 /// `ENODATA` if there is none, `EOPNOTSUPP` if the file system knows no such attributes.
 pub(crate) fn get(subject: &Subject<'_>, name: &CStr) -> nix::Result<Vec<u8>> {
-    let call = if subject.follow { libc::getxattr } else { libc::lgetxattr };
+    let name = name.as_ptr();
     grow(|buffer| {
         let (start, size) = (buffer.as_mut_ptr().cast(), buffer.len());
-        // SAFETY: path and name are C strings; at most `size` bytes are written to the buffer.
-        unsafe { call(subject.path.as_ptr(), name.as_ptr(), start, size) }
+        match &subject.object {
+            // SAFETY: the name is a C string; at most `size` bytes are written to the buffer.
+            Object::File(file) => unsafe { libc::fgetxattr(*file, name, start, size) },
+            Object::Path { path, follow } => {
+                let call = if *follow { libc::getxattr } else { libc::lgetxattr };
+                // SAFETY: as above, and the path is one too.
+                unsafe { call(path.as_ptr(), name, start, size) }
+            }
+        }
     })
 }
 
@@ -69,11 +107,17 @@ pub(crate) fn get(subject: &Subject<'_>, name: &CStr) -> nix::Result<Vec<u8>> {
 ///
 /// `EOPNOTSUPP` if the file system knows no attributes.
 pub(crate) fn list(subject: &Subject<'_>) -> nix::Result<Vec<u8>> {
-    let call = if subject.follow { libc::listxattr } else { libc::llistxattr };
     grow(|buffer| {
         let (start, size) = (buffer.as_mut_ptr().cast(), buffer.len());
-        // SAFETY: the path is a C string; at most `size` bytes are written to the buffer.
-        unsafe { call(subject.path.as_ptr(), start, size) }
+        match &subject.object {
+            // SAFETY: at most `size` bytes are written to the buffer.
+            Object::File(file) => unsafe { libc::flistxattr(*file, start, size) },
+            Object::Path { path, follow } => {
+                let call = if *follow { libc::listxattr } else { libc::llistxattr };
+                // SAFETY: as above, and the path is a C string.
+                unsafe { call(path.as_ptr(), start, size) }
+            }
+        }
     })
 }
 
@@ -83,10 +127,16 @@ pub(crate) fn list(subject: &Subject<'_>) -> nix::Result<Vec<u8>> {
 ///
 /// Those of setxattr(2).
 pub(crate) fn set(subject: &Subject<'_>, name: &CStr, value: &[u8], flags: i32) -> nix::Result<()> {
-    let call = if subject.follow { libc::setxattr } else { libc::lsetxattr };
-    let (start, size) = (value.as_ptr().cast(), value.len());
-    // SAFETY: path and name are C strings; `size` bytes of the value are read.
-    let done = unsafe { call(subject.path.as_ptr(), name.as_ptr(), start, size, flags) };
+    let (name, start, size) = (name.as_ptr(), value.as_ptr().cast(), value.len());
+    let done = match &subject.object {
+        // SAFETY: the name is a C string; `size` bytes of the value are read.
+        Object::File(file) => unsafe { libc::fsetxattr(*file, name, start, size, flags) },
+        Object::Path { path, follow } => {
+            let call = if *follow { libc::setxattr } else { libc::lsetxattr };
+            // SAFETY: as above, and the path is one too.
+            unsafe { call(path.as_ptr(), name, start, size, flags) }
+        }
+    };
     Errno::result(done).map(drop)
 }
 
@@ -96,9 +146,15 @@ pub(crate) fn set(subject: &Subject<'_>, name: &CStr, value: &[u8], flags: i32) 
 ///
 /// `ENODATA` if there is none.
 pub(crate) fn remove(subject: &Subject<'_>, name: &CStr) -> nix::Result<()> {
-    let call = if subject.follow { libc::removexattr } else { libc::lremovexattr };
-    // SAFETY: path and name are C strings.
-    let done = unsafe { call(subject.path.as_ptr(), name.as_ptr()) };
+    let done = match &subject.object {
+        // SAFETY: the name is a C string.
+        Object::File(file) => unsafe { libc::fremovexattr(*file, name.as_ptr()) },
+        Object::Path { path, follow } => {
+            let call = if *follow { libc::removexattr } else { libc::lremovexattr };
+            // SAFETY: as above, and the path is one too.
+            unsafe { call(path.as_ptr(), name.as_ptr()) }
+        }
+    };
     Errno::result(done).map(drop)
 }
 

@@ -338,7 +338,7 @@ impl Making<'_> {
         staged.folder().make_folder(staged.name(), 0o700)?;
         let nest = staged.folder().upper_folder(staged.name())?;
         if let Some(acl) = up::default_acl(folder)? {
-            xattr::set(&nest.own_attributes()?, attribute::DEFAULT_ACL, &acl, 0)?;
+            xattr::set(&nest.own_attributes(), attribute::DEFAULT_ACL, &acl, 0)?;
         }
         let made = self.build(upper, &nest, name)?;
         let is_folder = self.what == Kind::Folder;

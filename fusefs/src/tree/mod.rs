@@ -140,10 +140,10 @@ impl Tree {
 /// The permissions of the topmost directory, if an attribute holds them.
 fn root_permissions(overlay: &Overlay) -> nix::Result<Option<Permissions>> {
     match &overlay.upper {
-        Some(upper) => upper.held(&upper.root.own_attributes()?, libc::S_IFDIR),
+        Some(upper) => upper.held(&upper.root.own_attributes(), libc::S_IFDIR),
         None => {
             let top = overlay.top()?;
-            let read = |name| read_permissions(&top.root.own_attributes()?, name);
+            let read = |name| read_permissions(&top.root.own_attributes(), name);
             top.permissions.map_or(Ok(None), read)
         }
     }

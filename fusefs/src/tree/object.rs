@@ -162,6 +162,9 @@ impl State {
         look: impl FnOnce(Object<'_>) -> nix::Result<T>,
     ) -> nix::Result<T> {
         let node = self.table.get(ino)?;
+        if let Some(file) = node.file().cloned() {
+            return look(Object::Open(file.as_fd()));
+        }
         match node.place() {
             Place::Hidden(folder, name) => look(Object::Named(&folder, &name)),
             Place::Nameless(file) | Place::Partial(file, _) => look(Object::Open(file.as_fd())),

@@ -54,7 +54,7 @@ impl State {
             return Ok(());
         }
         let value = redirect::format(&wanted).ok_or(Errno::EXDEV)?;
-        match xattr::set(&folder.own_attributes()?, redirect::ATTRIBUTE, &value, 0) {
+        match xattr::set(&folder.own_attributes(), redirect::ATTRIBUTE, &value, 0) {
             // The file system has less room for attributes.
             Err(Errno::E2BIG | Errno::ERANGE | Errno::ENOSPC) if value.len() > SHORT => {
                 return Err(Errno::EXDEV);

@@ -209,7 +209,7 @@ impl State {
 
 /// The default access control list of a directory.
 pub(super) fn default_acl(folder: &UpperFolder) -> nix::Result<Option<Vec<u8>>> {
-    match xattr::get(&folder.own_attributes()?, attribute::DEFAULT_ACL) {
+    match xattr::get(&folder.own_attributes(), attribute::DEFAULT_ACL) {
         Ok(acl) => Ok(Some(acl)),
         Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(None),
         Err(errno) => Err(errno),

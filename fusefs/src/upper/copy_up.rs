@@ -87,7 +87,7 @@ impl Upper {
         let staged = Staged::reserve(self);
         let (folder, name) = (staged.folder(), staged.name());
         folder.make_folder(name, 0o700)?;
-        self.copy_metadata(&source.own_attributes()?, stat, folder, name)?;
+        self.copy_metadata(&source.own_attributes(), stat, folder, name)?;
         let origin = origin_of(layer, source, OsStr::new("."), stat)?;
         write_origin(&folder.attributes_of(name)?, &origin);
         Ok(staged)
