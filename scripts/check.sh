@@ -31,7 +31,7 @@ check "format" cargo fmt --all --check
 check "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
 check "documents" env RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
 check "examples in documents" cargo test --workspace --doc --locked --quiet
-check "shell scripts" bash -n scripts/lib.sh scripts/install scripts/test scripts/demo scripts/check.sh
+check "shell scripts" bash -n scripts/lib.sh scripts/install scripts/test scripts/demo scripts/suites scripts/check.sh
 
 printf '%d passed, %d failed\n' "$passed" "$failed" | tee "${RRUN_COUNT_TO:-/dev/null}"
 [ "$failed" = 0 ]

@@ -86,6 +86,18 @@ need_rust() {
     done
 }
 
+# need_crates NAME…: programs that are released crates.
+need_crates() {
+    local crate
+    for crate in "$@"; do
+        command -v "$crate" >/dev/null && continue
+        need_rust
+        command -v "$crate" >/dev/null && continue # where cargo puts them
+        heading "installing $crate"
+        cargo install --locked --quiet "$crate"
+    done
+}
+
 # need_fuse: /dev/fuse, open to everybody, as udev makes it where it runs.
 need_fuse() {
     [ -e /dev/fuse ] || as_root modprobe fuse
