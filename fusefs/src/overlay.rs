@@ -167,7 +167,12 @@ impl Overlay {
             check_attributes(upperdir, &root)?;
             let failed = |errno| OpenError::Work { path: workdir.clone(), errno };
             let keeping = keep_permissions(config.permissions, &root).map_err(failed)?;
-            upper = Some(Upper::prepare(root, &work, keeping).map_err(failed)?);
+            let prepared = Upper::prepare(root, &work, keeping).map_err(failed)?;
+            if lowers.iter().any(|layer| layer.whiteouts) {
+                // Copies of them will lie in the upper directory.
+                prepared.expect_whiteouts().map_err(failed)?;
+            }
+            upper = Some(prepared);
             held = Some(work);
         }
         let mut devices = Vec::new();

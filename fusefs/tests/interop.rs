@@ -11,7 +11,7 @@ use crate::common::{
 };
 
 /// Mounts the same layers with the kernel's own overlayfs, as far as this identity may.
-fn kernel_mount(layers: &Layers, lowers: usize) {
+pub(crate) fn kernel_mount(layers: &Layers, lowers: usize) {
     let lower: Vec<_> =
         (1..=lowers).map(|number| layers.lower(number).to_str().unwrap().to_owned()).collect();
     let options = format!(
@@ -25,7 +25,7 @@ fn kernel_mount(layers: &Layers, lowers: usize) {
 }
 
 /// Two layers with everything that merging is about.
-fn two_layers(stage: &Path) -> Layers {
+pub(crate) fn two_layers(stage: &Path) -> Layers {
     let layers = Layers::new(stage, 2);
     for file in ["keep", "change", "remove", "move", "d/a", "d/b", "gone/x", "opaque/old", "e/f/g"]
     {
@@ -38,7 +38,7 @@ fn two_layers(stage: &Path) -> Layers {
 }
 
 /// Changes of every kind.
-fn change(root: &Path) {
+pub(crate) fn change(root: &Path) {
     fs::write(root.join("change"), "changed").unwrap();
     fs::write(root.join("new"), "new").unwrap();
     fs::remove_file(root.join("remove")).unwrap();

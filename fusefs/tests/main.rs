@@ -13,9 +13,11 @@
 )]
 
 mod common;
+mod faults;
 mod interop;
 mod model;
 mod mount;
+mod nested;
 mod nodes;
 mod open;
 mod semantics;

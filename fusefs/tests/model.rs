@@ -3,11 +3,7 @@
 //! The model is a directory on the same file system that holds the merged tree, built from the
 //! layers by other code than ours. `RRUN_SEED` repeats a run, `RRUN_MODEL_STEPS` makes it longer.
 
-use std::collections::BTreeMap;
-use std::collections::hash_map::DefaultHasher;
-use std::ffi::OsString;
 use std::fs::{self, File, FileTimes, OpenOptions};
-use std::hash::{Hash, Hasher};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,12 +14,11 @@ use nix::sys::stat::{Mode, SFlag, mknod};
 
 use rrun_fusefs::PermissionsKept;
 
+use crate::common::look::{OLD, age, look, numbers, paths};
 use crate::common::{Identity, Layers, Mounted, checksum, everywhere, without_devices, xattr};
 
 /// Steps of each run, unless the environment says otherwise.
 const STEPS: u32 = 150;
-/// All times of the layers lie before this, all of the test after it.
-const OLD: Duration = Duration::from_secs(1_500_000_000);
 
 /// A generator of numbers that look random (xorshift64*).
 pub(crate) struct Random(pub(crate) u64);
@@ -128,23 +123,6 @@ fn choose(random: &mut Random, model: &Path, many_ids: bool) -> Step {
             _ => Step::UnlinkWhileOpen(path(random)),
         },
     }
-}
-
-/// All paths below `root`, itself included, relative to it and sorted.
-fn paths(root: &Path) -> Vec<PathBuf> {
-    let mut found = vec![PathBuf::new()];
-    let mut at = 0;
-    while let Some(folder) = found.get(at).cloned() {
-        at += 1;
-        let full = root.join(&folder);
-        if fs::symlink_metadata(&full).unwrap().is_dir() {
-            let mut names: Vec<OsString> =
-                fs::read_dir(full).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-            names.sort();
-            found.extend(names.into_iter().map(|name| folder.join(name)));
-        }
-    }
-    found
 }
 
 /// Carries a step out; the error it ends with, if any.
@@ -282,70 +260,6 @@ fn unlink_while_open(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Everything about one object that must be the same in both.
-#[derive(Debug, PartialEq, Eq)]
-struct Seen {
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    /// `None` for a directory, where layers count differently.
-    links: Option<u64>,
-    size: Option<u64>,
-    /// Only times that a copy must keep.
-    modified: Option<(i64, i64)>,
-    attributes: Vec<(Vec<u8>, Vec<u8>)>,
-    /// A hash, so that a difference can be printed.
-    contents: u64,
-    /// The first path with the same inode number.
-    same_as: PathBuf,
-}
-
-fn hash(contents: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    contents.hash(&mut hasher);
-    hasher.finish()
-}
-
-fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
-    let mut first: BTreeMap<u64, PathBuf> = BTreeMap::new();
-    let mut all = BTreeMap::new();
-    for path in paths(root) {
-        let full = root.join(&path);
-        let meta = fs::symlink_metadata(&full).unwrap();
-        let is_folder = meta.is_dir();
-        let contents = if meta.is_file() {
-            fs::read(&full).unwrap()
-        } else if meta.is_symlink() {
-            fs::read_link(&full).unwrap().into_os_string().into_encoded_bytes()
-        } else {
-            Vec::new()
-        };
-        let old = meta.mtime() < i64::try_from(OLD.as_secs()).unwrap();
-        let seen = Seen {
-            mode: meta.mode(),
-            uid: meta.uid(),
-            gid: meta.gid(),
-            links: (!is_folder).then_some(meta.nlink()),
-            size: (!is_folder).then_some(meta.size()),
-            modified: old.then_some((meta.mtime(), meta.mtime_nsec())),
-            attributes: xattr::all(&full),
-            contents: hash(&contents),
-            same_as: first.entry(meta.ino()).or_insert(path.clone()).clone(),
-        };
-        all.insert(path, seen);
-    }
-    all
-}
-
-/// The inode numbers of what keeps them over a remount.
-fn numbers(root: &Path) -> BTreeMap<PathBuf, u64> {
-    let number = |path: PathBuf| {
-        let meta = fs::symlink_metadata(root.join(&path)).unwrap();
-        (meta.is_dir() || meta.is_file()).then(|| (path, meta.ino()))
-    };
-    paths(root).into_iter().filter_map(number).collect()
-}
-
 /// Fails with the differences alone.
 fn compare(overlay: &Path, model: &Path, after: &str) {
     let (ours, theirs) = (look(overlay), look(model));
@@ -452,15 +366,6 @@ fn remove(path: &Path) {
         fs::remove_dir_all(path).unwrap();
     } else {
         fs::remove_file(path).unwrap();
-    }
-}
-
-/// Gives everything old times, the same for the same path in every layer.
-fn age(root: &Path) {
-    for path in paths(root) {
-        let time = nix::sys::time::TimeSpec::new(1_000_000_000 + path.as_os_str().len() as i64, 7);
-        let follow = nix::sys::stat::UtimensatFlags::NoFollowSymlink;
-        nix::sys::stat::utimensat(AT_FDCWD, &root.join(path), &time, &time, follow).unwrap();
     }
 }
 

@@ -4,6 +4,7 @@ use nix::sys::stat::{FileStat, SFlag};
 
 use super::Ino;
 use crate::format::permissions::Permissions;
+use crate::format::whiteout;
 
 /// A point in time: seconds since 1970, negative before, and nanoseconds after that second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +82,18 @@ impl Attr {
         self.uid = permissions.uid;
         self.gid = permissions.gid;
         self.mode = self.mode & SFlag::S_IFMT.bits() | permissions.mode;
+    }
+
+    /// Shows a regular file as what it stands for: the whiteout of an overlay inside.
+    pub(crate) fn show_as_whiteout(&mut self) {
+        self.mode = libc::S_IFCHR | self.mode & 0o7777;
+        (self.size, self.blocks, self.device) = (0, 0, 0);
+    }
+
+    /// Whether this is the whiteout of an overlay inside, a character device 0:0: on disk a regular file.
+    /// Our own are never shown.
+    pub(crate) fn is_whiteout(&self) -> bool {
+        whiteout::is_whiteout(self.mode, u64::from(self.device))
     }
 
     /// Whether this is a directory.

@@ -14,10 +14,11 @@ use nix::dir::Type;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
 use nix::sys::statvfs::fstatvfs;
 
 use crate::format::origin::System;
-use crate::format::{opaque, permissions, redirect};
+use crate::format::{opaque, permissions, redirect, xattr as attribute};
 use crate::sys::stat::file_system_uuid;
 use crate::sys::{dents, xattr};
 
@@ -38,6 +39,8 @@ pub(crate) struct Traits {
     pub(crate) opaque: bool,
     /// Below, it has another name.
     pub(crate) redirect: Option<redirect::Redirect>,
+    /// Whiteouts of an overlay inside may be in it.
+    pub(crate) whiteouts: bool,
 }
 
 /// A directory of some layer, open for reading.
@@ -173,8 +176,33 @@ impl Folder {
             Err(Errno::EOPNOTSUPP) => return Ok(None),
             list => list?,
         };
-        let has = |name: &CStr| crate::format::xattr::names(&list).any(|n| n == name.to_bytes());
+        let has = |name: &CStr| attribute::names(&list).any(|n| n == name.to_bytes());
         Ok(permissions::ATTRIBUTES.into_iter().find(|name| has(name)))
+    }
+
+    /// Whether the regular file `name` stands for a whiteout of an overlay inside.
+    ///
+    /// # Errors
+    ///
+    /// Those of getxattr(2).
+    pub(crate) fn is_nested_whiteout(&self, name: &OsStr) -> nix::Result<bool> {
+        match xattr::get(&self.attributes_of(name)?, attribute::WHITEOUT) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Whether this directory has the attribute `name`.
+    ///
+    /// # Errors
+    ///
+    /// Those of listxattr(2), except the lack of attributes.
+    pub(crate) fn has_attribute(&self, name: &CStr) -> nix::Result<bool> {
+        match xattr::list(&self.own_attributes()?) {
+            Err(Errno::EOPNOTSUPP) => Ok(false),
+            list => Ok(attribute::names(&list?).any(|known| known == name.to_bytes())),
+        }
     }
 
     /// What this directory's attributes say about the layers below.
@@ -189,8 +217,8 @@ impl Folder {
             Err(Errno::EOPNOTSUPP) => return Ok(Traits::default()),
             list => list?,
         };
-        let has = |name: &CStr| crate::format::xattr::names(&list).any(|n| n == name.to_bytes());
-        let mut traits = Traits::default();
+        let has = |name: &CStr| attribute::names(&list).any(|n| n == name.to_bytes());
+        let mut traits = Traits { whiteouts: has(attribute::WHITEOUTS), ..Traits::default() };
         for name in opaque::ATTRIBUTES.into_iter().filter(|name| has(name)) {
             traits.opaque |= opaque::hides(&xattr::get(&subject, name)?);
         }
@@ -215,6 +243,11 @@ pub(crate) struct Layer {
     pub(crate) device: u64,
     /// The attribute that holds owners and permissions in it, if its topmost directory has one.
     pub(crate) permissions: Option<&'static CStr>,
+    /// Whether whiteouts of an overlay inside may be somewhere in it.
+    pub(crate) whiteouts: bool,
+    /// Whether a file handle means the same after the next mount of that file system. Those of FUSE are
+    /// node ids, which a server gives anew each time.
+    pub(crate) handles_last: bool,
 }
 
 impl Layer {
@@ -227,7 +260,10 @@ impl Layer {
         let file_system = fstatvfs(&root)?.filesystem_id();
         let (uuid, device) = (file_system_uuid(root.as_fd()), root.own_stat()?.st_dev);
         let permissions = root.permissions_attribute()?;
-        Ok(Self { root: Arc::new(root), file_system, uuid, device, permissions })
+        let whiteouts = root.has_attribute(attribute::WHITEOUTS)?;
+        let handles_last = fstatfs(&root)?.filesystem_type() != FUSE_SUPER_MAGIC;
+        let root = Arc::new(root);
+        Ok(Self { root, file_system, uuid, device, permissions, whiteouts, handles_last })
     }
 
     /// Whether it lies on the file system that a record names.

@@ -44,12 +44,18 @@ pub(crate) struct Merge {
 }
 
 impl Merge {
-    /// Adds the next layer below. `true` if a marker in it hides all that follow.
+    /// Adds the next layer below, in which whiteouts of an overlay inside may be if it is `nested`. `true`
+    /// if a marker in it hides all that follow.
     ///
     /// # Errors
     ///
     /// Those of reading a directory.
-    pub(crate) fn add(&mut self, layer: LayerIndex, folder: &Folder) -> nix::Result<bool> {
+    pub(crate) fn add(
+        &mut self,
+        layer: LayerIndex,
+        folder: &Folder,
+        nested: bool,
+    ) -> nix::Result<bool> {
         let mut opaque = false;
         let mut gone: Vec<Name> = Vec::new();
         folder.for_each_entry(|name, kind| {
@@ -58,6 +64,9 @@ impl Merge {
                 Marker::Internal => {}
                 Marker::Whiteout(name) => gone.push(name.into()),
                 Marker::None => match true_kind(folder, name, kind)? {
+                    Some(Type::File) if nested && folder.is_nested_whiteout(name)? => {
+                        self.show(layer, name, Type::CharacterDevice);
+                    }
                     Some(kind) => self.show(layer, name, kind),
                     None => gone.push(name.into()),
                 },
@@ -301,9 +310,9 @@ mod tests {
         let below = |traits| {
             path_below(Some(names(&["a", "b", "c"])), &names(&["a"]), &names(&["c"]), traits)
         };
-        let redirect = |redirect| Traits { opaque: false, redirect: Some(redirect) };
+        let redirect = |redirect| Traits { redirect: Some(redirect), ..Traits::default() };
         assert_eq!(below(Traits::default()), Some(names(&["a", "b", "c"])));
-        assert_eq!(below(Traits { opaque: true, redirect: None }), None);
+        assert_eq!(below(Traits { opaque: true, ..Traits::default() }), None);
         let sibling = Redirect::Sibling(OsStr::new("x").into());
         assert_eq!(below(redirect(sibling)), Some(names(&["a", "x", "c"])));
         let from_root = Redirect::FromRoot(names(&["p", "q"]));

@@ -135,6 +135,9 @@ impl State {
         let stat = self.stat(ino)?;
         let node = self.table.get(ino)?;
         let mut attr = Attr::new(ino, node.number(), &stat);
+        if node.mode() & libc::S_IFMT == libc::S_IFCHR && attr.is_regular() {
+            attr.show_as_whiteout();
+        }
         if node.is_held()
             && let Some(permissions) = self.held(ino)?
         {
@@ -173,7 +176,7 @@ impl State {
     /// The permissions that an attribute of `ino` holds.
     fn held(&mut self, ino: Ino) -> nix::Result<Option<Permissions>> {
         let node = self.table.get(ino)?;
-        let (mode, place) = (node.mode(), node.place());
+        let (mode, place) = (kept_kind(node.mode()), node.place());
         let lower = match place {
             Place::Lower(layer) => Some(layer),
             Place::Hidden(..) => Some(node.top()),
@@ -250,7 +253,7 @@ impl State {
             return Ok(());
         }
         let held = self.table.get(ino)?.is_held();
-        let kind = self.table.get(ino)?.mode() & libc::S_IFMT;
+        let kind = kept_kind(self.table.get(ino)?.mode());
         let overlay = Arc::clone(&self.overlay);
         let upper = overlay.upper.as_ref().ok_or(Errno::EROFS)?;
         let target = spot.target(upper)?;
@@ -270,14 +273,32 @@ impl State {
         wanted.uid = uid.unwrap_or(wanted.uid);
         wanted.gid = gid.unwrap_or(wanted.gid);
         wanted.mode = mode.map_or(wanted.mode, |mode| mode & 0o7777);
-        let given = upper.give(&target, &target.stat()?, wanted)?;
-        if held && !given.held {
-            upper.release(&target, before.mode)?;
-        }
-        self.table.set_held(ino, given.held);
-        self.table.set_mode(ino, kind | wanted.mode);
+        let given = upper.give(&target, &target.stat()?, wanted);
+        let given = given.and_then(|given| match (held, given.held) {
+            (true, false) => upper.release(&target, kind),
+            _ => Ok(()),
+        });
+        // Whatever has failed, the attribute says what counts now.
+        let (is_held, mode) = match given {
+            Ok(()) => (upper.keeping.holds(kind | wanted.mode), wanted.mode),
+            Err(_) => {
+                let now = upper.held(&target.attributes()?, kind)?;
+                (now.is_some(), now.unwrap_or(before.permissions()).mode)
+            }
+        };
+        self.table.set_held(ino, is_held);
+        self.table.set_mode(ino, before.mode & libc::S_IFMT | mode);
         self.table.outdate(ino);
-        Ok(())
+        given
+    }
+}
+
+/// The type on disk of something of this `mode`, as far as it can have attributes: a device may be the
+/// whiteout of an overlay inside, a regular file.
+fn kept_kind(mode: u32) -> u32 {
+    match mode & libc::S_IFMT {
+        libc::S_IFCHR => libc::S_IFREG,
+        kind => kind,
     }
 }
 

@@ -145,10 +145,20 @@ impl State {
         (layer, found_by, folder): (LayerIndex, Search, Folder),
         is_last: bool,
     ) -> nix::Result<bool> {
+        let may_nest = match &self.overlay.upper {
+            Some(upper) if layer == LayerIndex::UPPER => upper.has_whiteouts(),
+            _ => self.layer(layer)?.whiteouts,
+        };
         // Like kernel overlayfs: nothing can stand above the root, so its attributes say nothing.
         let skip = is_last || opening.ino == Ino::ROOT;
-        let traits = if skip { Traits::default() } else { folder.traits()? };
-        let marked = opening.merge.add(layer, &folder)?;
+        let mut traits = Traits::default();
+        if !skip || may_nest {
+            traits = folder.traits()?;
+        }
+        let marked = opening.merge.add(layer, &folder, may_nest && traits.whiteouts)?;
+        if skip {
+            traits = Traits::default();
+        }
         if layer == LayerIndex::UPPER {
             opening.upper = Some(Some(Arc::new(UpperFolder::of_upper_layer(folder))));
         } else {

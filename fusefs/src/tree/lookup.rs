@@ -76,6 +76,9 @@ impl State {
         let place = self.place(parent, name, stat)?;
         let held = self.held_permissions((parent, name), &place, stat)?;
         let mut attr = Attr::new(ino, number, stat);
+        if entry.kind == Type::CharacterDevice && attr.is_regular() {
+            attr.show_as_whiteout();
+        }
         if let Some(permissions) = held {
             attr.show(permissions);
         }

@@ -47,6 +47,8 @@ pub enum Kind<'a> {
     },
     /// A symbolic link that leads there.
     Symlink(&'a OsStr),
+    /// The whiteout of an overlay inside: to it a character device 0:0. Never one of ours.
+    Whiteout,
 }
 
 impl Tree {
@@ -54,8 +56,8 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// `EEXIST`; `EROFS`; `ENOSPC`; `EPERM` for what the layer's file system refuses, and for the
-    /// device 0:0, which means a whiteout; `EINVAL` for names that start with `.wh.`.
+    /// `EEXIST`; `EROFS`; `ENOSPC`; `EPERM` for what the layer's file system refuses; `EINVAL` for
+    /// names that start with `.wh.`.
     pub fn make(
         &self,
         parent: Ino,
@@ -107,22 +109,25 @@ struct Making<'a> {
 }
 
 impl State {
-    fn make(
+    pub(super) fn make(
         &mut self,
         parent: Ino,
         name: &OsStr,
-        what: Kind<'_>,
+        mut what: Kind<'_>,
         mode: u32,
         asker: &Asker,
     ) -> nix::Result<Attr> {
         if let Kind::Node { kind, device } = what
             && whiteout::is_whiteout(kind, decode_device(device))
         {
-            return Err(Errno::EPERM);
+            what = Kind::Whiteout;
         }
         let (folder, over) = self.room_for(parent, name)?;
         let making = self.making(parent, what, mode, asker)?;
-        let made = if over {
+        let made = if what == Kind::Whiteout {
+            self.upper()?.expect_whiteouts_in(&folder)?;
+            making.build_over(self.upper()?, &folder, name)?
+        } else if over {
             making.build_over(self.upper()?, &folder, name)?
         } else {
             making.build(self.upper()?, &folder, name)?
@@ -170,8 +175,12 @@ impl State {
     fn enter(&mut self, parent: Ino, name: &OsStr, made: Made, covers: bool) -> nix::Result<Attr> {
         let number = self.overlay.number(made.stat.st_dev, made.stat.st_ino);
         self.opened(parent)?.listing.whiteouts.remove(name);
-        let ino = self.table.insert_made((parent, name), (made.stat.st_mode, number), covers)?;
-        let attr = Attr::new(ino, number, &made.stat);
+        let mut attr = Attr::new(Ino::ROOT, number, &made.stat);
+        if made.is_whiteout {
+            attr.show_as_whiteout();
+        }
+        let ino = self.table.insert_made((parent, name), (attr.mode, number), covers)?;
+        attr.ino = ino;
         self.table.set_held(ino, made.held);
         if attr.is_folder() {
             // Nothing can be in it, so that there is nothing to merge.
@@ -213,8 +222,14 @@ impl State {
         }
         let (folder, over) = self.room_for(parent, name)?;
         let spot = self.spot(ino)?;
+        // Nothing may fail once the link is there.
+        let (mut attr, stat) = (self.attr(ino)?, self.stat(ino)?);
+        if attr.is_whiteout() {
+            self.upper()?.expect_whiteouts_in(&folder)?;
+        }
+        attr.links += 1;
         self.link_object(&spot, &folder, name, over)?;
-        self.enter_link(ino, parent, name, over)
+        self.enter_link((parent, name), attr, &stat, over)
     }
 
     /// The link on disk.
@@ -238,20 +253,22 @@ impl State {
         let staged = Staged::reserve(upper);
         link(staged.folder(), staged.name())?;
         staged.place(folder, name)?;
-        upper.unhide(folder, name)
+        upper.unhide(folder, name);
+        Ok(())
     }
 
+    /// Enters a link that was made; `attr` is what it is thought to show now, unless asked.
     fn enter_link(
         &mut self,
-        ino: Ino,
-        parent: Ino,
-        name: &OsStr,
+        (parent, name): (Ino, &OsStr),
+        attr: Attr,
+        stat: &FileStat,
         covers: bool,
     ) -> nix::Result<Attr> {
+        let ino = attr.ino;
         self.opened(parent)?.listing.whiteouts.remove(name);
         self.table.insert_name((parent, name), ino, covers)?;
         self.table.outdate(parent);
-        let stat = self.stat(ino)?;
         let key = (LayerIndex::UPPER, stat.st_dev, stat.st_ino);
         self.table.links.insert(key, Link { ino, removed: 0 });
         if let Place::Nameless(file) = self.table.get(ino)?.place() {
@@ -261,7 +278,7 @@ impl State {
         }
         self.table.set_link_key(ino, key)?;
         self.table.outdate(ino);
-        let attr = self.attr(ino)?;
+        let attr = self.attr(ino).unwrap_or(attr);
         self.table.refer(ino)?;
         Ok(attr)
     }
@@ -273,6 +290,8 @@ struct Made {
     stat: FileStat,
     /// Whether an attribute holds its permissions.
     held: bool,
+    /// Whether it is to be shown as the whiteout of an overlay inside.
+    is_whiteout: bool,
     /// A regular file comes open: it will be written to.
     file: Option<OwnedFd>,
 }
@@ -288,6 +307,10 @@ impl Making<'_> {
                 folder.make_node(name, kind & libc::S_IFMT | mode, decode_device(device))?;
             }
             Kind::Symlink(target) => folder.make_symlink(target, name)?,
+            Kind::Whiteout => {
+                folder.make_node(name, libc::S_IFREG | mode, 0)?;
+                xattr::set(&folder.attributes_of(name)?, attribute::WHITEOUT, b"y", 0)?;
+            }
         }
         match self.finish(upper, &Target::Named(folder, name)) {
             Ok(made) => Ok(Made { file, ..made }),
@@ -308,7 +331,7 @@ impl Making<'_> {
 
     fn kind(&self) -> u32 {
         match self.what {
-            Kind::File => libc::S_IFREG,
+            Kind::File | Kind::Whiteout => libc::S_IFREG,
             Kind::Folder => libc::S_IFDIR,
             Kind::Symlink(_) => libc::S_IFLNK,
             Kind::Node { kind, .. } => kind & libc::S_IFMT,
@@ -328,7 +351,8 @@ impl Making<'_> {
         if given.held {
             (stat.st_uid, stat.st_gid, stat.st_mode) = (uid, gid, self.kind() | mode);
         }
-        Ok(Made { stat, held: given.held, file: None })
+        let is_whiteout = self.what == Kind::Whiteout;
+        Ok(Made { stat, held: given.held, is_whiteout, file: None })
     }
 
     /// Makes it where a whiteout is: aside first, then in one step. The directory it is made in

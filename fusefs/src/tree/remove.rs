@@ -11,7 +11,7 @@ use crate::inode::Ino;
 use crate::inode::attr::Attr;
 use crate::inode::entries::At;
 use crate::inode::handles::OpenFile;
-use crate::inode::node::Place;
+use crate::inode::node::{LinkKey, Place};
 use crate::layer::LayerIndex;
 use crate::layer::stack::Name;
 use crate::upper::UpperFolder;
@@ -44,6 +44,11 @@ impl Tree {
     }
 }
 
+/// A name is gone for good, though the number of those left could not be written down.
+pub(super) fn warn_of_count(name: &OsStr, errno: Errno) {
+    log::warn!("the number of links of what {} was will be wrong: {errno}", name.display());
+}
+
 impl State {
     /// Drops the node of an entry that was only looked at.
     pub(super) fn drop_unused(&mut self, parent: Ino, name: &OsStr) {
@@ -59,16 +64,23 @@ impl State {
         }
         let ino = self.admit(parent, name)?;
         let folder = self.raise_folder(parent)?;
-        let kept = self.keep(ino)?;
-        let entry = self.entry(parent, name)?;
-        let (in_upper, whiteout) = (entry.top == LayerIndex::UPPER, entry.needs_whiteout());
-        match (in_upper, whiteout) {
+        let losing = self.losing(ino, (parent, name))?;
+        let whiteout = self.entry(parent, name)?.needs_whiteout();
+        match (losing.in_upper, whiteout) {
             (true, false) => folder.unlink(name)?,
             (true, true) => self.upper()?.replace_file(&folder, name)?,
             (false, _) => self.upper()?.hide(&folder, name)?,
         }
+        match self.write_count(&losing) {
+            Err(errno) if losing.in_upper => warn_of_count(name, errno),
+            Err(errno) => {
+                self.upper()?.take_back_hiding(&folder, name)?;
+                return Err(errno);
+            }
+            Ok(()) => {}
+        }
         self.drop_entry(parent, name, whiteout)?;
-        self.drop_name(ino, (parent, name), in_upper, kept)
+        self.drop_name(losing, name)
     }
 
     pub(super) fn remove_folder(&mut self, parent: Ino, name: &OsStr) -> nix::Result<()> {
@@ -81,18 +93,17 @@ impl State {
             return Err(Errno::ENOTEMPTY);
         }
         let folder = self.raise_folder(parent)?;
-        let kept = self.keep(ino)?;
+        let losing = self.losing(ino, (parent, name))?;
         let bare = self.opened(ino)?.listing.whiteouts.is_empty();
-        let entry = self.entry(parent, name)?;
-        let (in_upper, whiteout) = (entry.top == LayerIndex::UPPER, entry.needs_whiteout());
+        let whiteout = self.entry(parent, name)?.needs_whiteout();
         let upper = self.upper()?;
-        match (in_upper, whiteout) {
+        match (losing.in_upper, whiteout) {
             (true, false) => self.remove_upper_folder(&folder, name, bare)?,
             (true, true) => upper.replace_folder(&folder, name)?,
             (false, _) => upper.hide(&folder, name)?,
         }
         self.drop_entry(parent, name, whiteout)?;
-        self.drop_name(ino, (parent, name), in_upper, kept)
+        self.drop_name(losing, name)
     }
 
     /// Removes a directory with nothing below it, `bare` if no whiteouts are known to be in it.
@@ -119,7 +130,7 @@ impl State {
 
     /// Where those who still use what is about to lose a name will find it; `None` if another
     /// name is known.
-    pub(super) fn keep(&mut self, ino: Ino) -> nix::Result<Option<Place>> {
+    fn keep(&mut self, ino: Ino) -> nix::Result<Option<Place>> {
         if self.table.get(ino)?.link_key().is_some() {
             // The books of hard links want to know the number of names before one goes.
             self.attr(ino)?;
@@ -149,21 +160,106 @@ impl State {
         Ok(Some(Place::Nameless(Arc::new(OpenFile::whole(file, false)))))
     }
 
-    /// What follows when a name was taken from a node; without a last one it lives on as `kept`
-    /// until it is forgotten.
-    pub(super) fn drop_name(
+    /// What there is to know about `ino` before it loses the name `name` in `parent`. Nothing changes yet.
+    pub(super) fn losing(&mut self, ino: Ino, (parent, name): At<'_>) -> nix::Result<Losing> {
+        let kept = self.keep(ino)?;
+        let in_upper = self.entry(parent, name)?.top == LayerIndex::UPPER;
+        let count = self.count_without(ino, (parent, name), in_upper)?;
+        Ok(Losing { ino, in_upper, kept, count })
+    }
+
+    /// The books of hard links without a name of `ino`.
+    fn count_without(
         &mut self,
         ino: Ino,
-        at: At<'_>,
-        was_upper: bool,
-        kept: Option<Place>,
-    ) -> nix::Result<()> {
-        self.count_removed_name(ino, at, was_upper)?;
-        self.disown_partial(ino)?;
+        (parent, name): At<'_>,
+        in_upper: bool,
+    ) -> nix::Result<Count> {
+        let node = self.table.get(ino)?;
+        let (key, links) = (node.link_key(), node.attr().map_or(1, |attr| attr.links));
+        match (node.place(), key) {
+            _ if node.is_folder() => Ok(Count::Same),
+            (Place::Indexed(indexed), _) => {
+                let index = &self.upper()?.index;
+                let difference = index.difference(&indexed)? - i64::from(!in_upper);
+                let links =
+                    index.folder()?.stat(&indexed)?.st_nlink.saturating_sub(u64::from(in_upper));
+                let last = i64::try_from(links).unwrap_or(i64::MAX).saturating_add(difference) <= 0;
+                Ok(Count::Indexed { indexed, difference, last })
+            }
+            (Place::Lower(layer), Some(key)) => {
+                let Some(link) = self.table.links.get(&key) else { return Ok(Count::Same) };
+                let lost = link.removed + 1;
+                let folder = self.lower_folder(parent, layer)?;
+                let indexed = Name::from(index::name_of(self.layer(layer)?, &folder, name)?);
+                Ok(Count::Lower { key, indexed, lost, last: links <= 1 })
+            }
+            // The file system may give the inode number to another file from now on.
+            (_, Some(key)) if links <= 1 => Ok(Count::Forget(key)),
+            _ => Ok(Count::Same),
+        }
+    }
+
+    /// Writes down what a name's going means for the books, which it has done now. A file of the index
+    /// goes with its last name.
+    ///
+    /// # Errors
+    ///
+    /// Those of setxattr(2) and unlink(2).
+    pub(super) fn write_count(&self, losing: &Losing) -> nix::Result<()> {
+        match &losing.count {
+            Count::Same | Count::Forget(_) => Ok(()),
+            Count::Lower { indexed, lost, last, .. } => {
+                self.upper()?.index.set_removed(indexed, if *last { 0 } else { *lost })
+            }
+            Count::Indexed { indexed, last: true, .. } => self.upper()?.index.remove(indexed),
+            Count::Indexed { indexed, difference, .. } if !losing.in_upper => {
+                self.upper()?.index.set_difference(indexed, *difference)
+            }
+            Count::Indexed { .. } => Ok(()),
+        }
+    }
+
+    /// Takes back what [`State::write_count`] did for a file that was never copied up.
+    ///
+    /// # Errors
+    ///
+    /// Those of setxattr(2) and unlink(2).
+    pub(super) fn take_back_count(&self, losing: &Losing) -> nix::Result<()> {
+        match &losing.count {
+            Count::Lower { indexed, lost, .. } => {
+                self.upper()?.index.set_removed(indexed, lost - 1)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What follows when `name` was taken from a node; without a last one it lives on until it is forgotten.
+    /// Nothing of it can fail for a reason of the disk's.
+    pub(super) fn drop_name(&mut self, losing: Losing, name: &OsStr) -> nix::Result<()> {
+        let ino = losing.ino;
+        match losing.count {
+            Count::Lower { key, lost, .. } => {
+                if let Some(link) = self.table.links.get_mut(&key) {
+                    link.removed = lost;
+                }
+            }
+            Count::Indexed { last: true, .. } => {
+                let key = self.table.get(ino)?.link_key();
+                key.and_then(|key| self.table.links.remove(&key));
+            }
+            Count::Forget(key) => {
+                self.table.links.remove(&key);
+            }
+            Count::Same | Count::Indexed { .. } => {}
+        }
+        if let Err(errno) = self.disown_partial(ino) {
+            log::warn!("the work directory keeps what {} was: {errno}", name.display());
+        }
         let attr = self.table.get(ino)?.attr();
         self.table.outdate(ino);
         if self.table.get(ino)?.nameless()
-            && let Some(place) = kept
+            && let Some(place) = losing.kept
         {
             let is_all_that_is_left = matches!(place, Place::Removed);
             self.table.set_place(ino, place)?;
@@ -175,56 +271,34 @@ impl State {
         self.table.drop_unused(ino);
         Ok(())
     }
+}
 
-    /// Keeps the books of hard links. A file of the index goes with its last name.
-    fn count_removed_name(
-        &mut self,
-        ino: Ino,
-        (parent, name): At<'_>,
-        was_upper: bool,
-    ) -> nix::Result<()> {
-        let node = self.table.get(ino)?;
-        if node.is_folder() {
-            return Ok(());
-        }
-        let (key, links) = (node.link_key(), node.attr().map_or(1, |attr| attr.links));
-        match node.place() {
-            Place::Indexed(indexed) => self.count_indexed(ino, &indexed, was_upper),
-            Place::Lower(layer) => {
-                let Some(link) = key.and_then(|key| self.table.links.get_mut(&key)) else {
-                    return Ok(());
-                };
-                link.removed += 1;
-                let removed = if links > 1 { link.removed } else { 0 };
-                let folder = self.lower_folder(parent, layer)?;
-                let indexed = index::name_of(self.layer(layer)?, &folder, name)?;
-                self.upper()?.index.set_removed(&indexed, removed)
-            }
-            _ => {
-                // The file system may give the inode number to another file from now on.
-                if let Some(key) = key.filter(|_several| links <= 1) {
-                    self.table.links.remove(&key);
-                }
-                Ok(())
-            }
-        }
-    }
+/// Something that is about to lose a name.
+pub(super) struct Losing {
+    ino: Ino,
+    /// Whether the name is one in the upper directory.
+    in_upper: bool,
+    /// Where whoever uses it finds it then; `None` if another name is known.
+    kept: Option<Place>,
+    count: Count,
+}
 
-    fn count_indexed(&mut self, ino: Ino, indexed: &Name, was_upper: bool) -> nix::Result<()> {
-        let overlay = Arc::clone(&self.overlay);
-        let index = &overlay.upper.as_ref().ok_or(Errno::EROFS)?.index;
-        let mut difference = index.difference(indexed)?;
-        if !was_upper {
-            difference -= 1;
-            index.set_difference(indexed, difference)?;
-        }
-        let links = i64::try_from(index.folder()?.stat(indexed)?.st_nlink).unwrap_or(i64::MAX);
-        if links.saturating_add(difference) <= 0 {
-            index.remove(indexed)?;
-            if let Some(key) = self.table.get(ino)?.link_key() {
-                self.table.links.remove(&key);
-            }
-        }
-        Ok(())
+impl Losing {
+    /// Whether it is a file with several names that lies in a lower layer. The books may then say too
+    /// early that a name is gone: nothing is lost by it.
+    pub(super) fn is_uncopied(&self) -> bool {
+        matches!(self.count, Count::Lower { .. })
     }
+}
+
+/// What a name's going means for the books of hard links.
+enum Count {
+    /// Nothing.
+    Same,
+    /// A file of a lower layer, called this in the index, has lost so many names; or all.
+    Lower { key: LinkKey, indexed: Name, lost: u32, last: bool },
+    /// A file of the index has so many more names than links; or none any more.
+    Indexed { indexed: Name, difference: i64, last: bool },
+    /// A file of the upper directory has lost its last name.
+    Forget(LinkKey),
 }

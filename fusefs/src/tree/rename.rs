@@ -6,6 +6,8 @@ use nix::dir::Type;
 use nix::errno::Errno;
 use nix::fcntl::RenameFlags;
 
+use super::make::{Asker, Kind};
+use super::remove::{Losing, warn_of_count};
 use super::{State, Tree, check_name, check_new_name};
 use crate::inode::Ino;
 use crate::inode::node::Place;
@@ -22,8 +24,8 @@ pub enum Exchange {
     Refuse,
     /// What has the new name gets the old one (`RENAME_EXCHANGE`).
     Swap,
-    /// Like `Replace`, and a whiteout takes the old name in the upper directory (`RENAME_WHITEOUT`).
-    /// In this tree it is seen as what it means: nothing is there.
+    /// Like `Replace`, and a character device 0:0 takes the old name (`RENAME_WHITEOUT`): the whiteout of
+    /// an overlay inside.
     Whiteout,
     /// Like `Refuse`, with the whiteout (`RENAME_NOREPLACE | RENAME_WHITEOUT`).
     RefuseOrWhiteout,
@@ -35,7 +37,7 @@ impl Exchange {
         matches!(self, Self::Refuse | Self::RefuseOrWhiteout)
     }
 
-    /// Whether the old name is to have a whiteout, needed or not.
+    /// Whether a whiteout of an overlay inside is to take the old name.
     fn wants_whiteout(self) -> bool {
         matches!(self, Self::Whiteout | Self::RefuseOrWhiteout)
     }
@@ -46,8 +48,6 @@ impl Exchange {
 struct At<'a> {
     parent: Ino,
     name: &'a OsStr,
-    /// Whether a whiteout is wanted here when the name has gone.
-    whiteout: bool,
 }
 
 impl Tree {
@@ -67,11 +67,11 @@ impl Tree {
         new_name: &OsStr,
         exchange: Exchange,
     ) -> nix::Result<()> {
-        let from = At { parent, name, whiteout: exchange.wants_whiteout() };
-        let to = At { parent: new_parent, name: new_name, whiteout: false };
+        let from = At { parent, name };
+        let to = At { parent: new_parent, name: new_name };
         let done = self.prepare(from, to, exchange).and_then(|moved| {
             let mut state = self.state();
-            let done = state.rename(from, to, exchange);
+            let done = state.rename_wholly(from, to, exchange);
             state.table.drop_unused(moved);
             done
         });
@@ -135,6 +135,24 @@ impl State {
         }
         let ino = self.admit(at.parent, at.name)?;
         if self.is_merged(ino)? { Err(Errno::EXDEV) } else { Ok(()) }
+    }
+
+    /// The rename, and the whiteout of an overlay inside that it may have to leave.
+    fn rename_wholly(&mut self, from: At<'_>, to: At<'_>, exchange: Exchange) -> nix::Result<()> {
+        self.rename(from, to, exchange)?;
+        if !exchange.wants_whiteout() {
+            return Ok(());
+        }
+        let nobody_in_particular = Asker { uid: 0, gid: 0, umask: 0 };
+        match self.make(from.parent, from.name, Kind::Whiteout, 0, &nobody_in_particular) {
+            Ok(made) => self.table.forget(made.ino, 1),
+            Err(errno) => {
+                // Back, unless something was replaced.
+                self.rename(to, from, Exchange::Refuse)?;
+                return Err(errno);
+            }
+        }
+        Ok(())
     }
 
     fn rename(&mut self, from: At<'_>, to: At<'_>, exchange: Exchange) -> nix::Result<()> {
@@ -227,23 +245,27 @@ impl State {
         };
         let folder = self.raise_folder(at.parent)?;
         let index = &self.upper()?.index;
-        index.set_difference(&indexed, index.difference(&indexed)? - 1)?;
+        let difference = index.difference(&indexed)? - 1;
         index.folder()?.link(&indexed, &folder, at.name)?;
+        if let Err(errno) = index.set_difference(&indexed, difference) {
+            folder.unlink(at.name)?;
+            return Err(errno);
+        }
         self.mark_raised(at.parent, at.name)
     }
 
     /// Moves over something that exists.
     fn replace(&mut self, from: At<'_>, to: At<'_>, target: Ino) -> nix::Result<()> {
         let entry = self.entry(to.parent, to.name)?;
-        let (is_folder, in_upper) = (entry.kind == Type::Directory, entry.top == LayerIndex::UPPER);
-        let covers = entry.needs_whiteout();
-        if is_folder && (covers || !self.opened(target)?.listing.whiteouts.is_empty()) {
-            self.remove_folder(to.parent, to.name)?;
-            return self.shift(from, to, covers, covers);
+        let is_folder = entry.kind == Type::Directory;
+        let (in_upper, covers) = (entry.top == LayerIndex::UPPER, entry.needs_whiteout());
+        if is_folder && in_upper {
+            let folder = self.upper_folder(to.parent)?;
+            self.upper()?.empty_out(&folder, to.name)?;
         }
-        let kept = self.keep(target)?;
+        let losing = self.losing(target, (to.parent, to.name))?;
         let over = self.opened(to.parent)?.listing.whiteouts.contains(to.name);
-        self.shift_over(from, to, (over, covers), Some((target, in_upper, kept)))
+        self.shift_over(from, to, (over, covers), Some(losing))
     }
 
     /// Moves to a free name. `over` says that a whiteout is there, `covers` that something would
@@ -257,20 +279,35 @@ impl State {
         from: At<'_>,
         to: At<'_>,
         (over, covers): (bool, bool),
-        target: Option<(Ino, bool, Option<Place>)>,
+        target: Option<Losing>,
     ) -> nix::Result<()> {
         let source = self.raise_folder(from.parent)?;
         let folder = self.raise_folder(to.parent)?;
         let entry = self.entry(from.parent, from.name)?;
-        let leaves_whiteout = entry.covers || from.whiteout;
-        let moving = Moving { ino: entry.ino, kind: entry.kind, leaves_whiteout };
+        let leaves_whiteout = entry.covers;
+        let mut moving = Moving { ino: entry.ino, kind: entry.kind, leaves_whiteout };
         if covers {
             self.cover(moving.ino, moving.kind, &source, from.name)?;
         }
-        self.move_object(&moving, &source, from.name, &folder, to.name, over)?;
+        self.expect_whiteout(moving.ino, &folder)?;
+        if let Some(losing) = target.as_ref().filter(|losing| losing.is_uncopied()) {
+            self.write_count(losing)?;
+        }
+        match self.move_object(&moving, &source, from.name, &folder, to.name, over) {
+            Ok(leaves_whiteout) => moving.leaves_whiteout = leaves_whiteout,
+            Err(errno) => {
+                target.as_ref().map_or(Ok(()), |losing| self.take_back_count(losing))?;
+                return Err(errno);
+            }
+        }
         self.enter_moved(&moving, from, to, covers)?;
-        let Some((target, was_upper, kept)) = target else { return Ok(()) };
-        self.drop_name(target, (to.parent, to.name), was_upper, kept)
+        let Some(losing) = target else { return Ok(()) };
+        if !losing.is_uncopied()
+            && let Err(errno) = self.write_count(&losing)
+        {
+            warn_of_count(to.name, errno);
+        }
+        self.drop_name(losing, to.name)
     }
 
     /// Makes sure that what is about to move to a name that lower layers have hides them there. A
@@ -288,7 +325,17 @@ impl State {
         self.upper()?.make_opaque(folder, name)
     }
 
-    /// The rename on disk.
+    /// Prepares the directory into which `ino` is about to move, if that is a whiteout of an overlay inside.
+    fn expect_whiteout(&mut self, ino: Ino, folder: &UpperFolder) -> nix::Result<()> {
+        let is_device = self.table.get(ino)?.mode() & libc::S_IFMT == libc::S_IFCHR;
+        if is_device && self.attr(ino)?.is_whiteout() {
+            self.upper()?.expect_whiteouts_in(folder)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The rename on disk. Whether the old name has a whiteout then.
     fn move_object(
         &self,
         moving: &Moving,
@@ -297,20 +344,23 @@ impl State {
         folder: &UpperFolder,
         new_name: &OsStr,
         over: bool,
-    ) -> nix::Result<()> {
+    ) -> nix::Result<bool> {
         let upper = self.upper()?;
         let is_folder = moving.kind == Type::Directory;
         if over && is_folder && upper.whiteouts_are_devices() {
             upper.move_over_whiteout(source, name, true, folder, new_name)?;
             // The whiteout has come here in exchange.
-            return if moving.leaves_whiteout { Ok(()) } else { source.unlink(name) };
+            return Ok(moving.leaves_whiteout || source.unlink(name).is_err());
         }
         if moving.leaves_whiteout {
             upper.rename_leaving_whiteout(source, name, folder, new_name)?;
         } else {
             source.rename(name, folder, new_name, RenameFlags::empty())?;
         }
-        if over { upper.unhide(folder, new_name) } else { Ok(()) }
+        if over {
+            upper.unhide(folder, new_name);
+        }
+        Ok(moving.leaves_whiteout)
     }
 
     /// The rename in memory.
@@ -347,6 +397,8 @@ impl State {
         if one.covers {
             self.cover(two.ino, two.kind, &folder, to.name)?;
         }
+        self.expect_whiteout(one.ino, &folder)?;
+        self.expect_whiteout(two.ino, &source)?;
         source.rename(from.name, &folder, to.name, RenameFlags::RENAME_EXCHANGE)?;
         self.table.swap_entries((from.parent, from.name), (to.parent, to.name))?;
         for ino in [from.parent, to.parent, one.ino, two.ino] {

@@ -106,16 +106,20 @@ impl State {
         }
         let (parent, name) = node.name()?;
         let folder = self.raise_folder(parent)?;
-        let mut place = Place::Upper;
-        if let Some((indexed, key)) = &plan.link {
-            self.enter_index(ino, *key, plan, indexed, &staged, upper)?;
-            place = Place::Indexed(Name::clone(indexed));
-        }
+        let entered = self.enter_index(plan, &staged, upper)?;
         if let Err(errno) = place_quietly(staged, &folder, &name) {
-            if let Some((indexed, _)) = &plan.link {
-                upper.index.remove(indexed)?;
+            if let Some((indexed, removed, _)) = entered {
+                upper.index.withdraw(&indexed, removed)?;
             }
             return Err(errno);
+        }
+        let mut place = Place::Upper;
+        if let Some((indexed, _, stat)) = entered {
+            upper.index.remember(Name::clone(&indexed), stat.st_ino);
+            let key = (LayerIndex::UPPER, stat.st_dev, stat.st_ino);
+            self.table.links.insert(key, Link { ino, removed: 0 });
+            self.table.set_link_key(ino, key)?;
+            place = Place::Indexed(indexed);
         }
         self.mark_raised(parent, &name)?;
         self.move_up(ino, place, upper.keeping.holds(plan.stat.st_mode))
@@ -131,28 +135,22 @@ impl State {
         Ok(())
     }
 
-    /// Makes the staged copy of a hard link known under the lower file's name.
+    /// Makes the staged copy of a hard link, if it is one, known under the lower file's name: that name, how
+    /// many names the lower file has lost, and the copy's metadata.
     fn enter_index(
-        &mut self,
-        ino: Ino,
-        key: LinkKey,
+        &self,
         plan: &Plan,
-        indexed: &Name,
         staged: &Staged<'_>,
         upper: &Upper,
-    ) -> nix::Result<()> {
-        let index = &upper.index;
-        staged.folder().link(staged.name(), index.folder()?, indexed)?;
-        let removed = self.table.links.get(&key).map_or(0, |link| link.removed);
+    ) -> nix::Result<Option<(Name, u32, FileStat)>> {
+        let Some((indexed, key)) = &plan.link else { return Ok(None) };
+        let removed = self.table.links.get(key).map_or(0, |link| link.removed);
+        let copy = (staged.folder(), staged.name());
+        let stat = copy.0.stat(copy.1)?;
         let names = i64::try_from(plan.stat.st_nlink).unwrap_or(i64::MAX) - i64::from(removed);
         // The copy will have two links of its own: its place and the index.
-        index.set_difference(indexed, names - 2)?;
-        index.set_removed(indexed, 0)?;
-        let stat = index.folder()?.stat(indexed)?;
-        index.remember(Name::clone(indexed), stat.st_ino);
-        let upper_key = (LayerIndex::UPPER, stat.st_dev, stat.st_ino);
-        self.table.links.insert(upper_key, Link { ino, removed: 0 });
-        self.table.set_link_key(ino, upper_key)
+        upper.index.enter(copy, indexed, names - 2)?;
+        Ok(Some((Name::clone(indexed), removed, stat)))
     }
 
     /// Notes that the entry's object now lies in the upper directory, above the one it came from.
@@ -222,14 +220,18 @@ fn place_quietly(staged: Staged<'_>, folder: &UpperFolder, name: &Name) -> nix::
     quietly(folder, || staged.place(folder, name))
 }
 
-/// Does something in a directory without changing the directory's times.
+/// Does something in a directory without changing the directory's times. If they cannot be given back,
+/// what was done is still done: newer times are no reason to fail.
 pub(super) fn quietly(
     folder: &UpperFolder,
     act: impl FnOnce() -> nix::Result<()>,
 ) -> nix::Result<()> {
     let (accessed, modified) = times(&folder.own_stat()?);
     act()?;
-    folder.set_times(OsStr::new("."), &accessed, &modified)
+    if let Err(errno) = folder.set_times(OsStr::new("."), &accessed, &modified) {
+        log::debug!("a directory's times are those of a copy: {errno}");
+    }
+    Ok(())
 }
 
 /// Opens a staged object before it loses its name.

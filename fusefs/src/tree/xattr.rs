@@ -15,11 +15,8 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// `ENODATA` if there is none or it belongs to the format; `EOPNOTSUPP`.
+    /// `ENODATA` if there is none; `EOPNOTSUPP`.
     pub fn get_xattr(&self, ino: Ino, name: &OsStr) -> nix::Result<Vec<u8>> {
-        if attribute::is_private(name.as_bytes()) {
-            return Err(Errno::ENODATA);
-        }
         let name = c_name(name)?;
         self.state().with_object(ino, |object| xattr::get(&object.attributes()?, &name))
     }
@@ -40,8 +37,7 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// `EPERM` if it belongs to the format; `EEXIST`, `ENODATA` as the flags say; `ENOSPC`;
-    /// `EOPNOTSUPP`; those of copying up.
+    /// `EEXIST`, `ENODATA` as the flags say; `ENOSPC`; `EOPNOTSUPP`; those of copying up.
     pub fn set_xattr(&self, ino: Ino, name: &OsStr, value: &[u8], flags: i32) -> nix::Result<()> {
         self.change_xattr(ino, name, |subject, name| xattr::set(subject, name, value, flags))
     }
@@ -50,7 +46,7 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// `ENODATA` if there is none; `EPERM` if it belongs to the format; those of copying up.
+    /// `ENODATA` if there is none; those of copying up.
     pub fn remove_xattr(&self, ino: Ino, name: &OsStr) -> nix::Result<()> {
         self.change_xattr(ino, name, xattr::remove)
     }
@@ -61,9 +57,6 @@ impl Tree {
         name: &OsStr,
         change: impl FnOnce(&Subject<'_>, &CStr) -> nix::Result<()>,
     ) -> nix::Result<()> {
-        if attribute::is_private(name.as_bytes()) {
-            return Err(Errno::EPERM);
-        }
         let name = c_name(name)?;
         self.copy_up(ino, None)?;
         let mut state = self.state();
@@ -80,7 +73,7 @@ impl Tree {
     }
 }
 
-/// The name of an attribute for a system call.
+/// The name of an attribute on disk, for a system call.
 fn c_name(name: &OsStr) -> nix::Result<CString> {
-    CString::new(name.as_bytes()).map_err(|_nul| Errno::EINVAL)
+    CString::new(attribute::on_disk(name.as_bytes())).map_err(|_nul| Errno::EINVAL)
 }

@@ -66,6 +66,9 @@ impl Upper {
             _ => folder.make_node(name, kind.bits() | 0o600, stat.st_rdev)?,
         }
         self.copy_metadata(&source.folder.attributes_of(&source.name)?, stat, folder, name)?;
+        if kind == SFlag::S_IFREG && limit < stat.st_size.unsigned_abs() {
+            cut_now(folder, name)?;
+        }
         if let Some(origin) = origin.filter(|_| kind == SFlag::S_IFREG) {
             write_origin(&folder.attributes_of(name)?, origin);
         }
@@ -120,6 +123,15 @@ impl Upper {
         let (accessed, modified) = times(stat);
         folder.set_times(name, &accessed, &modified)
     }
+}
+
+/// Says that a copy was changed just now: it is shorter than its original.
+///
+/// # Errors
+///
+/// Those of utimensat(2).
+pub(super) fn cut_now(folder: &UpperFolder, name: &OsStr) -> nix::Result<()> {
+    folder.set_times(name, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW)
 }
 
 /// The times of access and modification of `stat`.

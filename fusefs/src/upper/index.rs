@@ -107,7 +107,7 @@ impl Index {
         self.known().removed.get(name).copied().unwrap_or(0)
     }
 
-    /// Stores [`Index::removed`]; 0 for a file that is gone with its last name or was copied up.
+    /// Stores [`Index::removed`]; 0 for a file that is gone with its last name.
     ///
     /// # Errors
     ///
@@ -128,9 +128,21 @@ impl Index {
         known.copies.iter().find(|(_, upper)| **upper == number).map(|(name, _)| name.clone())
     }
 
-    /// Remembers the file just linked into the index.
+    /// Remembers the file just entered; what the lower file has lost is counted for the copy from now on.
     pub(crate) fn remember(&self, name: Name, number: u64) {
+        let had_lost = self.known().removed.remove(&name).is_some();
+        if had_lost && let Err(errno) = self.forget_lost(&name) {
+            log::debug!("the index keeps how many names were lost before the copy: {errno}");
+        }
         self.known().copies.insert(name, number);
+    }
+
+    /// Removes the file that counts for `name`, unless it counts for the copy.
+    fn forget_lost(&self, name: &OsStr) -> nix::Result<()> {
+        match read_count(self.folder()?, &count_of(name))? {
+            Some(Links::Lower(_)) => self.remove_count(name),
+            _ => Ok(()),
+        }
     }
 
     /// Removes a file that has no name left in the merged tree.
@@ -139,8 +151,8 @@ impl Index {
     ///
     /// Those of unlink(2).
     pub(crate) fn remove(&self, name: &OsStr) -> nix::Result<()> {
-        self.known().copies.remove(name);
         self.folder()?.unlink(name)?;
+        self.known().copies.remove(name);
         self.remove_count(name)
     }
 
@@ -171,6 +183,35 @@ impl Index {
             Err(Errno::EPERM) => self.write_count(name, links),
             set => set,
         }
+    }
+
+    /// Enters the file `copy` under `name`: the merged tree has `difference` more names for it than it
+    /// will have links.
+    ///
+    /// # Errors
+    ///
+    /// Those of linkat(2) and setxattr(2); nothing has changed then.
+    pub(crate) fn enter(
+        &self,
+        (folder, copy): (&UpperFolder, &OsStr),
+        name: &OsStr,
+        difference: i64,
+    ) -> nix::Result<()> {
+        folder.link(copy, self.folder()?, name)?;
+        self.set_difference(name, difference).or_else(|errno| {
+            self.folder()?.unlink(name)?;
+            Err(errno)
+        })
+    }
+
+    /// Takes back what [`Index::enter`] did, and stores again how many names the lower file has lost.
+    ///
+    /// # Errors
+    ///
+    /// Those of unlink(2) and setxattr(2).
+    pub(crate) fn withdraw(&self, name: &OsStr, removed: u32) -> nix::Result<()> {
+        self.folder()?.unlink(name)?;
+        if removed > 0 { self.set_removed(name, removed) } else { self.remove_count(name) }
     }
 
     /// Writes `links` into the file that counts for `name`.
@@ -237,10 +278,12 @@ fn set_count(folder: &UpperFolder, name: &OsStr, links: Links) -> nix::Result<()
 ///
 /// # Errors
 ///
-/// Those of open(2) and `name_to_handle_at(2)`, except the lack of handles.
+/// Those of open(2) and `name_to_handle_at(2)`, except the lack of handles that last.
 pub(crate) fn name_of(layer: &Layer, folder: &Folder, name: &OsStr) -> nix::Result<OsString> {
     let file = folder.path_only(name)?;
-    match stat::file_handle(file.as_fd()) {
+    let handle =
+        if layer.handles_last { stat::file_handle(file.as_fd()) } else { Err(Errno::EOPNOTSUPP) };
+    match handle {
         Ok((kind, handle)) => Ok(origin::index_name(layer.file_system, kind, &handle)),
         Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW | Errno::ENOSYS) => {
             let number = nix::sys::stat::fstat(&file)?.st_ino;

@@ -12,7 +12,7 @@ use std::ffi::{OsStr, OsString};
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
@@ -23,6 +23,7 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 
+use crate::format::xattr as attribute;
 use crate::layer::{Folder, require_regular};
 use permissions::Keeping;
 
@@ -197,6 +198,8 @@ pub(crate) struct Upper {
     pub(crate) keeping: Keeping,
     /// How this file system says that a name is gone.
     style: whiteout::Style,
+    /// Whether whiteouts of an overlay inside may be somewhere in it.
+    whiteouts: AtomicBool,
     /// The next name in the work directory.
     next: AtomicU64,
 }
@@ -225,8 +228,9 @@ impl Upper {
         let style = whiteout::Style::supported_by(&work)?;
         let index = index::Index::load(workdir)?;
         let workdir = workdir.upper_folder(OsStr::new("."))?;
-        let (root, next) = (Arc::new(root), AtomicU64::new(0));
-        Ok(Self { root, work, workdir, partials: OnceLock::new(), index, keeping, style, next })
+        let whiteouts = AtomicBool::new(root.has_attribute(attribute::WHITEOUTS)?);
+        let (root, next, partials) = (Arc::new(root), AtomicU64::new(0), OnceLock::new());
+        Ok(Self { root, work, workdir, partials, index, keeping, style, whiteouts, next })
     }
 
     /// A name that nothing in the work directory has.

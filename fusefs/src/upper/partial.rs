@@ -13,7 +13,7 @@ use nix::sys::stat::{FileStat, fstat, futimens};
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{fdatasync, fsync, ftruncate};
 
-use super::copy_up::{Source, copy_stretch, next_data, times};
+use super::copy_up::{Source, copy_stretch, cut_now, next_data, times};
 use super::marks::{Record, contents, write_origin};
 use super::staging::Staged;
 use super::{Upper, UpperFolder};
@@ -195,6 +195,9 @@ impl Upper {
             &folder,
             DATA.as_ref(),
         )?;
+        if size < stat.st_size.unsigned_abs() {
+            cut_now(&folder, DATA.as_ref())?;
+        }
         if let Some(mark) = mark {
             write_origin(&folder.attributes_of(DATA.as_ref())?, mark);
         }

@@ -159,11 +159,11 @@ impl Upper {
     }
 
     /// Gives `target`, whose metadata on disk is `disk`, `permissions`. The order matters: a new owner
-    /// clears set-id bits.
+    /// clears set-id bits, and once the attribute is written it counts, whatever is on disk.
     ///
     /// # Errors
     ///
-    /// Those of chown(2), chmod(2) and setxattr(2).
+    /// Those of chown(2), chmod(2) and setxattr(2). The attribute may have been written.
     pub(crate) fn give(
         &self,
         target: &Target<'_>,
@@ -180,12 +180,12 @@ impl Upper {
             target.set_owner(Some(uid), Some(gid))?;
         }
         let right = disk.st_mode & 0o7777 == mode && !(chowns && mode & SET_ID != 0);
+        if let Some(name) = self.keeping.attribute(shown).filter(|_| holds) {
+            xattr::set(&target.attributes()?, name, permissions.format(kind).as_bytes(), 0)?;
+        }
         let chmods = kind != libc::S_IFLNK && !right;
         if chmods {
             target.set_mode(mode)?;
-        }
-        if let Some(name) = self.keeping.attribute(shown).filter(|_| holds) {
-            xattr::set(&target.attributes()?, name, permissions.format(kind).as_bytes(), 0)?;
         }
         Ok(Given { held: holds, changed: chowns || chmods })
     }

@@ -1,12 +1,13 @@
 //! Saying that a name of the layers below is gone.
 
 use std::ffi::OsStr;
+use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 use nix::fcntl::RenameFlags;
 
 use super::{Upper, UpperFolder, staging::Staged};
-use crate::format::{opaque, whiteout};
+use crate::format::{opaque, whiteout, xattr as attribute};
 use crate::sys::xattr;
 
 /// How a file system can say it.
@@ -44,6 +45,18 @@ impl Upper {
         match self.style {
             Style::Device => folder.make_node(name, libc::S_IFCHR, 0),
             Style::File => make_marker(folder, name),
+        }
+    }
+
+    /// Takes back what [`Upper::hide`] did.
+    ///
+    /// # Errors
+    ///
+    /// Those of unlink(2).
+    pub(crate) fn take_back_hiding(&self, folder: &UpperFolder, name: &OsStr) -> nix::Result<()> {
+        match self.style {
+            Style::Device => folder.unlink(name),
+            Style::File => folder.unlink(&whiteout::marker_for(name)),
         }
     }
 
@@ -93,11 +106,12 @@ impl Upper {
         name: &OsStr,
     ) -> nix::Result<()> {
         // A marker is a file by another name, so that nothing is at this one.
-        let in_the_way = is_folder && folder.stat(name).is_ok();
+        let in_the_way = is_folder && folder.has(name)?;
         let exchange = RenameFlags::RENAME_EXCHANGE;
         let flags = if in_the_way { exchange } else { RenameFlags::empty() };
         from.rename(from_name, folder, name, flags)?;
-        self.unhide(folder, name)
+        self.unhide(folder, name);
+        Ok(())
     }
 
     /// Moves an object of the upper directory and hides its old name.
@@ -126,16 +140,33 @@ impl Upper {
         }
     }
 
-    /// Removes the marker file of `name`, if there is one.
+    /// Removes the marker file of `name`, if there is one, now that something is there. It means nothing
+    /// beside that, so that it may as well stay.
+    pub(crate) fn unhide(&self, folder: &UpperFolder, name: &OsStr) {
+        match folder.unlink(&whiteout::marker_for(name)) {
+            Ok(()) | Err(Errno::ENOENT | Errno::ENAMETOOLONG) => {}
+            Err(errno) => log::debug!("the marker of {} stays: {errno}", name.display()),
+        }
+    }
+
+    /// Removes the whiteouts in a directory that shows nothing, which hides what lies below by itself from
+    /// then on. To the inside it is the same all the time.
     ///
     /// # Errors
     ///
-    /// `EIO` and the like.
-    pub(crate) fn unhide(&self, folder: &UpperFolder, name: &OsStr) -> nix::Result<()> {
-        match folder.unlink(&whiteout::marker_for(name)) {
-            Ok(()) | Err(Errno::ENOENT | Errno::ENAMETOOLONG) => Ok(()),
-            Err(errno) => Err(errno),
+    /// Those of setxattr(2) and unlink(2).
+    pub(crate) fn empty_out(&self, parent: &UpperFolder, name: &OsStr) -> nix::Result<()> {
+        let folder = parent.upper_folder(name)?;
+        let mut bare = true;
+        folder.for_each_entry(|_name, _kind| {
+            bare = false;
+            Ok(())
+        })?;
+        if bare {
+            return Ok(());
         }
+        self.make_opaque(parent, name)?;
+        folder.clear()
     }
 
     /// Makes the directory `name` hide all layers below.
@@ -145,6 +176,34 @@ impl Upper {
     /// Those of setxattr(2).
     pub(crate) fn make_opaque(&self, folder: &UpperFolder, name: &OsStr) -> nix::Result<()> {
         xattr::set(&folder.attributes_of(name)?, opaque::ATTRIBUTE, opaque::VALUE, 0)
+    }
+
+    /// Whether whiteouts of an overlay inside may be somewhere in the upper directory.
+    pub(crate) fn has_whiteouts(&self) -> bool {
+        self.whiteouts.load(Ordering::Relaxed)
+    }
+
+    /// Notes on disk that whiteouts of an overlay inside may be somewhere.
+    ///
+    /// # Errors
+    ///
+    /// Those of setxattr(2).
+    pub(crate) fn expect_whiteouts(&self) -> nix::Result<()> {
+        if !self.has_whiteouts() {
+            xattr::set(&self.root.own_attributes()?, attribute::WHITEOUTS, b"y", 0)?;
+            self.whiteouts.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Notes on disk that they may be in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// Those of setxattr(2).
+    pub(crate) fn expect_whiteouts_in(&self, folder: &UpperFolder) -> nix::Result<()> {
+        self.expect_whiteouts()?;
+        xattr::set(&folder.own_attributes()?, attribute::WHITEOUTS, b"y", 0)
     }
 
     /// A character device 0:0 in the work directory.

@@ -5,9 +5,11 @@ mod checksum;
 pub(crate) mod fork;
 mod identity;
 mod layers;
+pub(crate) mod look;
 mod map;
 mod mounted;
 mod text;
+pub(crate) mod watch;
 pub(crate) mod xattr;
 
 pub(crate) use checksum::checksum;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write, pipe};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use rrun_fusefs::{Config, Overlay, attach, mount_detached, open_device, serve};
 
 use super::fork;
+use super::watch::{Watch, put_calls_to_others};
 
 /// A mounted overlay. Dropping it without [`Mounted::unmount`] detaches it.
 pub(crate) struct Mounted {
@@ -21,12 +22,32 @@ pub(crate) struct Mounted {
 impl Mounted {
     /// Mounts an overlay at `root`.
     pub(crate) fn new(config: &Config, root: &Path) -> Self {
+        Self::with_server(config, root, || ())
+    }
+
+    /// The same with a watch over the server's system calls.
+    pub(crate) fn watched(config: &Config, root: &Path) -> (Self, Watch) {
+        let (mut filtered, mut tell) = pipe().unwrap();
+        let mounted = Self::with_server(config, root, move || {
+            tell.write_all(&put_calls_to_others().to_ne_bytes()).unwrap();
+        });
+        let mut listener = [0; size_of::<RawFd>()];
+        filtered.read_exact(&mut listener).unwrap();
+        let watch = Watch::over(mounted.server(), RawFd::from_ne_bytes(listener));
+        // Answered once the server has begun.
+        fs::metadata(root).unwrap();
+        (mounted, watch)
+    }
+
+    /// The same with a server that begins with `start`.
+    fn with_server(config: &Config, root: &Path, start: impl FnOnce()) -> Self {
         let overlay = Overlay::open(config).unwrap();
         let device = open_device().unwrap();
         let (mut mounted, mut tell) = pipe().unwrap();
         let server_device = device.try_clone().unwrap();
         let server = fork::child(move || {
             mounted.read_exact(&mut [0]).unwrap();
+            start();
             serve(overlay, server_device).unwrap();
         });
         let mount = mount_detached(device.as_fd()).unwrap();

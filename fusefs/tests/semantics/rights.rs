@@ -196,33 +196,6 @@ fn capabilities_stay_until_somebody_writes() {
 }
 
 #[test]
-fn attributes_of_the_format_are_not_for_the_inside() {
-    everywhere(|_, stage| {
-        let layers = Layers::new(stage, 1);
-        let path = layers.file(1, "d/f", "");
-        let private =
-            ["user.overlay.opaque", "user.containers.override_stat", "user.fuseoverlayfs.origin"];
-        for name in private {
-            xattr::set(&path, name, b"y").unwrap();
-        }
-        xattr::set(&path, "user.own", b"mine").unwrap();
-        let mounted = Mounted::new(&layers.config(), &layers.merged());
-        let file = mounted.path("d/f");
-        assert_eq!(xattr::list(&file).unwrap(), [b"user.own".to_vec()]);
-        for name in private {
-            assert_eq!(xattr::get(&file, name), Err(Errno::ENODATA), "{name}");
-            assert_eq!(xattr::set(&file, name, b"y"), Err(Errno::EPERM), "{name}");
-            assert_eq!(xattr::remove(&file, name), Err(Errno::EPERM), "{name}");
-        }
-        xattr::set(&file, "user.own", &[1; 4000]).unwrap();
-        assert_eq!(xattr::get(&file, "user.own").unwrap(), [1; 4000]);
-        xattr::remove(&file, "user.own").unwrap();
-        assert!(xattr::list(&file).unwrap().is_empty());
-        mounted.unmount();
-    });
-}
-
-#[test]
 fn layers_cannot_lead_outside() {
     everywhere(|_, stage| {
         let layers = Layers::new(stage, 2);
