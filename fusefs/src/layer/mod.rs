@@ -199,7 +199,7 @@ impl Folder {
     ///
     /// Those of listxattr(2), except the lack of attributes.
     pub(crate) fn has_attribute(&self, name: &CStr) -> nix::Result<bool> {
-        match xattr::list(&self.own_attributes()?) {
+        match xattr::list(&self.own_attributes()) {
             Err(Errno::EOPNOTSUPP) => Ok(false),
             list => Ok(attribute::names(&list?).any(|known| known == name.to_bytes())),
         }

@@ -190,7 +190,7 @@ impl Upper {
     /// Those of setxattr(2).
     pub(crate) fn expect_whiteouts(&self) -> nix::Result<()> {
         if !self.has_whiteouts() {
-            xattr::set(&self.root.own_attributes()?, attribute::WHITEOUTS, b"y", 0)?;
+            xattr::set(&self.root.own_attributes(), attribute::WHITEOUTS, b"y", 0)?;
             self.whiteouts.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -203,7 +203,7 @@ impl Upper {
     /// Those of setxattr(2).
     pub(crate) fn expect_whiteouts_in(&self, folder: &UpperFolder) -> nix::Result<()> {
         self.expect_whiteouts()?;
-        xattr::set(&folder.own_attributes()?, attribute::WHITEOUTS, b"y", 0)
+        xattr::set(&folder.own_attributes(), attribute::WHITEOUTS, b"y", 0)
     }
 
     /// A character device 0:0 in the work directory.
