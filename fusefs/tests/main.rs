@@ -13,6 +13,7 @@
 )]
 
 mod common;
+mod counts;
 mod faults;
 mod interop;
 mod model;

@@ -456,3 +456,8 @@ fn three_layers_behave_like_a_directory() {
 fn five_layers_behave_like_a_directory() {
     with_layers(5);
 }
+
+#[test]
+fn eight_layers_behave_like_a_directory() {
+    with_layers(8);
+}

@@ -285,7 +285,11 @@ impl Upper {
     ) -> nix::Result<()> {
         let folder = self.partial_folder(id)?;
         folder.rename(DATA.as_ref(), to, name, nix::fcntl::RenameFlags::empty())?;
-        self.drop_partial(id)
+        // What is left means nothing without the copy, and goes with the next mount.
+        if let Err(errno) = self.drop_partial(id) {
+            log::debug!("the work directory keeps the record of a copy: {errno}");
+        }
+        Ok(())
     }
 
     /// Removes what the work directory has of a partial copy.

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 
 /// The calls that are put to us: number, name, whether it changes something on disk.
 #[rustfmt::skip]
-const CALLS: [(libc::c_long, &str, bool); 35] = [
+const CALLS: [(libc::c_long, &str, bool); 36] = [
     (libc::SYS_openat, "openat", false), // true with O_CREAT
     (libc::SYS_newfstatat, "newfstatat", false),
     (libc::SYS_fstat, "fstat", false),
@@ -46,6 +46,7 @@ const CALLS: [(libc::c_long, &str, bool); 35] = [
     (libc::SYS_symlinkat, "symlinkat", true),
     (libc::SYS_linkat, "linkat", true),
     (libc::SYS_unlinkat, "unlinkat", true),
+    (libc::SYS_renameat, "renameat", true), // renameat2(2) without flags, to the C library
     (libc::SYS_renameat2, "renameat2", true),
     (libc::SYS_fchmodat, "fchmodat", true),
     (libc::SYS_fchownat, "fchownat", true),

@@ -29,6 +29,7 @@ use nix::sys::stat::{Mode, SFlag, mknod, umask};
 use nix::unistd::{Gid, Uid, Whence, linkat, lseek, mkfifo, setfsgid, setfsuid};
 
 use crate::common::{Identity, Layers, Mounted, acl, checksum, everywhere, names, xattr};
+use crate::counts::requests;
 
 fn errno<T>(result: std::io::Result<T>) -> Errno {
     Errno::from_raw(result.err().and_then(|error| error.raw_os_error()).unwrap_or(0))
@@ -42,11 +43,4 @@ fn as_user<T>(uid: u32, gid: u32, act: impl FnOnce() -> T) -> T {
     setfsuid(Uid::from_raw(0));
     setfsgid(Gid::from_raw(0));
     result
-}
-
-/// How often the server has read something so far: once for each request, at least.
-fn requests(mounted: &Mounted) -> u64 {
-    let io = fs::read_to_string(format!("/proc/{}/io", mounted.server())).unwrap();
-    let line = io.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap();
-    line.parse().unwrap()
 }
