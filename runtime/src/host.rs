@@ -85,6 +85,13 @@ impl Host {
     }
 }
 
+/// Whether version 2 of the cgroups stands alone in the usual place.
+#[must_use]
+pub fn has_only_cgroup_2() -> bool {
+    let found = nix::sys::statfs::statfs("/sys/fs/cgroup");
+    found.is_ok_and(|found| found.filesystem_type() == nix::sys::statfs::CGROUP2_SUPER_MAGIC)
+}
+
 /// The cgroups of this machine, and where in them we are.
 ///
 /// # Errors

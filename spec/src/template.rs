@@ -1,9 +1,7 @@
 //! The `config.json` that `rrun spec` writes: what runc's command of that name writes.
 //!
-//! Three fields differ from runc 1.1: the version and the host name are ours; there is a cgroup
-//! namespace on every kind of machine, so that the cgroup mount shows the container's own part
-//! of the tree; and there are no ambient capabilities, which without inheritable ones cannot be
-//! granted.
+//! Three fields differ from runc 1.1: the version and the host name are ours; and there are no ambient
+//! capabilities, which without inheritable ones cannot be granted.
 
 /// For whom a config is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +19,11 @@ pub enum Template {
 }
 
 impl Template {
-    /// The text of the file, indented by tabs.
+    /// The text of the file, indented by tabs; with a cgroup namespace, as runc has it, where version 2
+    /// of the cgroups stands alone.
     #[must_use]
-    pub fn text(self) -> String {
+    pub fn text(self, cgroup_namespace: bool) -> String {
+        let cgroup_namespace = if cgroup_namespace { CGROUP_NAMESPACE } else { "" };
         let pieces = match self {
             Self::Root => [
                 PROCESS,
@@ -34,11 +34,13 @@ impl Template {
                 RESOURCES,
                 NETWORK,
                 NAMESPACES,
+                cgroup_namespace,
             ]
             .concat(),
             Self::Rootless { uid, gid } => {
                 let mappings = mapping("uid", uid) + &mapping("gid", gid);
-                [PROCESS, DEV, BOUND_SYS, CGROUP, &mappings, NO_NETWORK, NAMESPACES, USER].concat()
+                let namespaces = [NO_NETWORK, NAMESPACES, cgroup_namespace, USER].concat();
+                [PROCESS, DEV, BOUND_SYS, CGROUP, &mappings, &namespaces].concat()
             }
         };
         pieces + PATHS
@@ -223,7 +225,9 @@ const NAMESPACES: &str = r#"			{
 			},
 			{
 				"type": "mount"
-			},
+			}"#;
+
+const CGROUP_NAMESPACE: &str = r#",
 			{
 				"type": "cgroup"
 			}"#;
@@ -266,7 +270,7 @@ mod tests {
     use crate::{check, oci, parse, unsupported};
 
     fn parsed(template: Template) -> oci::Spec {
-        parse(template.text().as_bytes(), Path::new("template")).unwrap()
+        parse(template.text(true).as_bytes(), Path::new("template")).unwrap()
     }
 
     #[test]
@@ -275,6 +279,10 @@ mod tests {
             let spec = parsed(template);
             assert_eq!(check(&spec), Ok(()), "{template:?}");
             assert_eq!(unsupported(&spec), [], "{template:?}");
+            let (with, without) = (template.text(true), template.text(false));
+            assert_eq!(with.replace(CGROUP_NAMESPACE, ""), without);
+            assert_ne!(with, without);
+            assert_eq!(check(&parse(without.as_bytes(), Path::new("template")).unwrap()), Ok(()));
         }
     }
 
@@ -290,7 +298,7 @@ mod tests {
             linux.namespaces().iter().flatten().map(oci::LinuxNamespace::typ).collect();
         assert!(types.contains(&oci::LinuxNamespaceType::User));
         assert!(!types.contains(&oci::LinuxNamespaceType::Network));
-        let text = Template::Rootless { uid: 1000, gid: 100 }.text();
+        let text = Template::Rootless { uid: 1000, gid: 100 }.text(true);
         assert!(!text.contains("gid=5") && text.contains("\"rbind\""));
     }
 }

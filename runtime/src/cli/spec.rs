@@ -11,6 +11,7 @@ use nix::unistd::{getegid, geteuid};
 use rrun_spec::{CONFIG, Template};
 
 use super::Global;
+use crate::host;
 
 /// Write a new config.json
 ///
@@ -39,7 +40,7 @@ impl Spec {
         } else {
             Template::Root
         };
-        create(&self.bundle.join(CONFIG), &template.text())?;
+        create(&self.bundle.join(CONFIG), &template.text(host::has_only_cgroup_2()))?;
         Ok(0)
     }
 }
