@@ -14,6 +14,11 @@ use rrun::confine::cgroup::Hierarchies;
 use rrun::container::ContainerId;
 use rrun::container::kill::parse_signal;
 use rrun::criu::rpc::Response;
+use rrun::image::archive::Archive;
+use rrun::image::digest::Digest;
+use rrun::image::document::{self, Config, Document};
+use rrun::image::media::{OCI_INDEX, OCI_MANIFEST};
+use rrun::image::reference::Reference;
 use rrun::plan::{Given, needs_default_maps, plan};
 use rrun::process::enter::home_in;
 use rrun::process::protocol::{FromServer, ToInit, ToParent, ToServer};
@@ -31,7 +36,7 @@ pub(crate) struct Target {
 }
 
 /// All kinds of input.
-pub(crate) const TARGETS: [Target; 8] = [
+pub(crate) const TARGETS: [Target; 11] = [
     Target {
         name: "config",
         run: config,
@@ -75,6 +80,26 @@ pub(crate) const TARGETS: [Target; 8] = [
         ],
     },
     Target { name: "state", run: state, examples: &[include_bytes!("examples/state.json")] },
+    Target { name: "archive", run: archive, examples: &[include_bytes!("examples/layer.tar")] },
+    Target {
+        name: "documents",
+        run: documents,
+        examples: &[
+            include_bytes!("examples/manifest.json"),
+            include_bytes!("examples/index.json"),
+            include_bytes!("examples/image-config.json"),
+        ],
+    },
+    Target {
+        name: "reference",
+        run: reference,
+        examples: &[
+            b"debian",
+            b"localhost:5000/a__b/c--d/e.f:v1.2-x",
+            b"quay.io/ada/tool@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            b"[::1]:5000/a:b",
+        ],
+    },
     Target {
         name: "words",
         run: words,
@@ -83,6 +108,7 @@ pub(crate) const TARGETS: [Target; 8] = [
             b"exec\n--user\n5:6\n--cap\nCAP_KILL\n-e\nA=1\nweb\nsh\n-c\nexit 1\n",
             b"checkpoint\n--page-server\n[::1]:27\n--status-fd\n3\nweb\n",
             b"kill\nweb\nSIGRTMIN+3\n",
+            b"image\nls\n--filter\nreference=a*\n--format\n{{.ID}}\n",
         ],
     },
 ];
@@ -181,6 +207,66 @@ pub(crate) fn state(data: &[u8]) {
     let name: &str = record.id.as_str();
     assert!(name.parse::<ContainerId>().is_ok(), "{name:?}");
     assert!(!name.contains('/') && name != "." && name != ".." && !name.is_empty(), "{name:?}");
+}
+
+/// A layer: its entries are read to the end, or to an error, and none has more contents than there are bytes.
+pub(crate) fn archive(data: &[u8]) {
+    let mut archive = Archive::new(data);
+    for _ in 0..=data.len() / 512 {
+        let Ok(Some(entry)) = archive.next_entry() else { return };
+        assert!(entry.mode <= 0o7777 && entry.path.len() <= 4096, "{entry:?}");
+        let mut contents = std::io::sink();
+        let Ok(length) = std::io::copy(&mut archive, &mut contents) else { return };
+        assert!(length <= data.len() as u64, "{entry:?}");
+        if let Some(stretches) = &entry.stretches {
+            let sum: u64 = stretches.iter().map(|stretch| stretch.length).sum();
+            assert_eq!(sum, length, "{entry:?}");
+        }
+    }
+    assert!(!matches!(archive.next_entry(), Ok(Some(_))), "more entries than blocks");
+}
+
+/// Index, manifest and configuration of an image: what is accepted has digests that are safe in a path.
+pub(crate) fn documents(data: &[u8]) {
+    for media_type in [OCI_INDEX, OCI_MANIFEST] {
+        match document::parse(data, &media_type.into()) {
+            Ok(Document::Manifest(manifest)) => {
+                let blobs = manifest.layers.iter().chain([&manifest.config]);
+                blobs.for_each(|blob| assert_safe(&blob.digest));
+            }
+            Ok(Document::Index(choices)) => {
+                let _the_host_may_have_none =
+                    document::choose(&choices, &"linux/amd64".parse().unwrap());
+            }
+            Err(error) => assert_one_line(&format!("{error:#}").replace('\n', " ")),
+        }
+    }
+    for layers in 0..3 {
+        if let Ok(config) = Config::parse(data, layers) {
+            let chain = config.chain();
+            assert_eq!(chain.len(), layers);
+            chain.iter().for_each(assert_safe);
+        }
+    }
+}
+
+fn assert_safe(digest: &Digest) {
+    let (algorithm, hex) = digest.parts();
+    let legal =
+        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    assert!(legal(algorithm) && legal(hex), "{digest}");
+}
+
+/// A name of an image: what is accepted is written as it would be read again, and is safe in an address.
+pub(crate) fn reference(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let Ok(reference) = text.parse::<Reference>() else { return };
+    assert_eq!(reference.to_string().parse(), Ok(reference.clone()), "{text:?}");
+    assert_eq!(reference.familiar().parse(), Ok(reference.clone()), "{text:?}");
+    assert!(
+        !reference.repository.split('/').any(|part| matches!(part, "" | "." | "..")),
+        "{text:?}"
+    );
 }
 
 /// The command line, one argument a line.

@@ -13,7 +13,7 @@ mod targets;
 use self::targets::{TARGETS, Target};
 
 /// Inputs for each kind, if nobody says otherwise: 100,000 in all, in some seconds.
-const INPUTS: u64 = 13_600;
+const INPUTS: u64 = 9_500;
 
 /// A whole configuration takes a hundred times longer than the others.
 const INPUTS_OF_CONFIG: u64 = 4_800;
@@ -166,6 +166,10 @@ fn the_examples_are_accepted() {
                 "process" => rrun_spec::parse_process(example, "p".as_ref()).is_ok(),
                 "state" => {
                     serde_json::from_slice::<rrun::store::containers::Record>(example).is_ok()
+                }
+                "reference" => {
+                    let text = String::from_utf8_lossy(example);
+                    text.parse::<rrun::image::reference::Reference>().is_ok()
                 }
                 _ => true,
             };

@@ -13,6 +13,7 @@ pub mod criu;
 pub mod handover;
 pub mod hooks;
 pub mod host;
+pub mod image;
 pub mod log;
 pub mod namespaces;
 pub mod netdevices;
