@@ -47,3 +47,13 @@ pub use ids::{IdMap, IdRange};
 pub use options::{ConfigError, Options};
 pub use overlay::{OpenError, Overlay};
 pub use serve::serve;
+
+/// How layers say on disk what a plain directory cannot, for those who write them.
+pub mod marks {
+    pub use crate::format::opaque::{ATTRIBUTE as OPAQUE, VALUE as OPAQUE_VALUE};
+    pub use crate::format::permissions::CONTAINERS as PERMISSIONS;
+    pub use crate::format::whiteout::{
+        Marker, OPAQUE as OPAQUE_MARKER, is_whiteout, marker, marker_for,
+    };
+    pub use crate::format::xattr::is_reserved;
+}

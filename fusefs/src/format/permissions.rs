@@ -6,8 +6,8 @@ use std::ffi::CStr;
 pub(crate) const PRIVILEGED: &CStr = c"security.fuseoverlayfs.override_stat";
 /// See [`PRIVILEGED`].
 pub(crate) const USER: &CStr = c"user.fuseoverlayfs.override_stat";
-/// See [`PRIVILEGED`].
-pub(crate) const CONTAINERS: &CStr = c"user.containers.override_stat";
+/// Under which name containers/storage keeps owner and permissions.
+pub const CONTAINERS: &CStr = c"user.containers.override_stat";
 /// All of them, in the order in which fuse-overlayfs looks for one on the topmost directory.
 pub(crate) const ATTRIBUTES: [&CStr; 3] = [PRIVILEGED, USER, CONTAINERS];
 

@@ -7,13 +7,13 @@ use std::os::unix::ffi::OsStrExt;
 /// device nodes.
 const PREFIX: &[u8] = b".wh.";
 /// The marker file that makes its directory opaque.
-pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
+pub const OPAQUE: &[u8] = b".wh..wh..opq";
 /// What aufs' own files start with; layers that it made still carry some.
 const INTERNAL: &[u8] = b".wh..wh.";
 
 /// What a name in a layer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Marker<'a> {
+pub enum Marker<'a> {
     /// An ordinary name.
     None,
     /// The name that is gone.
@@ -25,7 +25,8 @@ pub(crate) enum Marker<'a> {
 }
 
 /// Reads a name of a layer.
-pub(crate) fn marker(name: &OsStr) -> Marker<'_> {
+#[must_use]
+pub fn marker(name: &OsStr) -> Marker<'_> {
     let bytes = name.as_bytes();
     if bytes == OPAQUE {
         return Marker::Opaque;
@@ -39,7 +40,8 @@ pub(crate) fn marker(name: &OsStr) -> Marker<'_> {
 }
 
 /// The name of the marker file that hides `name`.
-pub(crate) fn marker_for(name: &OsStr) -> OsString {
+#[must_use]
+pub fn marker_for(name: &OsStr) -> OsString {
     let mut marker = OsString::from(OsStr::from_bytes(PREFIX));
     marker.push(name);
     marker
@@ -51,7 +53,8 @@ pub(crate) fn reserved(name: &OsStr) -> bool {
 }
 
 /// Whether a file of this mode and device number is a whiteout: a character device 0:0.
-pub(crate) fn is_whiteout(mode: u32, device: u64) -> bool {
+#[must_use]
+pub fn is_whiteout(mode: u32, device: u64) -> bool {
     mode & libc::S_IFMT == libc::S_IFCHR && device == 0
 }
 

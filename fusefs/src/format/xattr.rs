@@ -58,6 +58,12 @@ pub(crate) fn shown(name: &[u8]) -> Option<Cow<'_, [u8]>> {
     (!is_private).then_some(Cow::Borrowed(name))
 }
 
+/// Whether the attribute means something to an overlay, ours or one inside: no archive may set it.
+#[must_use]
+pub fn is_reserved(name: &[u8]) -> bool {
+    OVERLAYFS.iter().chain(&OTHERS).any(|prefix| name.starts_with(prefix))
+}
+
 /// Whether copying a file up copies this attribute. Labels of security modules are theirs to
 /// give; attributes of the format describe the layer they lie in.
 pub(crate) fn is_copied(name: &[u8]) -> bool {

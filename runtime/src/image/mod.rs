@@ -4,6 +4,8 @@
 //! reference, digest, media, platform   what things are called
 //! document                             index, manifest, configuration
 //! archive                              tar, as a stream
+//! unpack                               from a layer's archive to a directory of the overlay
+//! worker                               the process that does so, where the IDs exist
 //! ```
 
 pub mod archive;
@@ -12,3 +14,5 @@ pub mod document;
 pub mod media;
 pub mod platform;
 pub mod reference;
+pub mod unpack;
+pub mod worker;

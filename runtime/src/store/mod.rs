@@ -14,7 +14,10 @@
 //! `$RRUN_DATA`, or `/var/lib/rrun`, or `$XDG_DATA_HOME/rrun`.
 
 pub mod containers;
+pub mod images;
+pub mod incoming;
 pub mod layers;
+pub mod remove;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};

@@ -10,3 +10,4 @@ pub mod process;
 pub mod regex;
 pub mod seal;
 pub mod terminal;
+pub mod xattr;
