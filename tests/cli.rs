@@ -57,6 +57,11 @@ const VERBS: &[(&str, &[&str])] = &[
     ),
     ("pause", &[]),
     ("resume", &[]),
+    (
+        "image",
+        &["ls", "load", "save", "import", "inspect", "history", "tag", "rm", "prune", "verify"],
+    ),
+    ("images", &["--all", "--digests", "--filter", "--format", "--no-trunc", "--quiet"]),
     ("list", &["--format", "--quiet"]),
     ("ps", &["--format"]),
     ("spec", &["--bundle", "--rootless"]),

@@ -3,6 +3,7 @@
 pub(crate) mod bundle;
 pub(crate) mod descriptor;
 pub(crate) mod exchange;
+pub(crate) mod image;
 pub(crate) mod layers;
 pub(crate) mod leftovers;
 pub(crate) mod outcome;

@@ -10,6 +10,8 @@ mod delete;
 mod events;
 mod exec;
 mod features;
+mod format;
+mod image;
 mod images;
 mod kill;
 mod list;
@@ -150,6 +152,10 @@ enum Verb {
     Spec(spec::Spec),
     /// Show what this runtime supports, as JSON
     Features(features::Features),
+    /// Manage images
+    Image(image::Image),
+    /// List the images
+    Images(image::Ls),
     /// Mount layers as one tree, in the caller's user and mount namespace
     Overlay(overlay::Overlay),
     /// Print a script that completes command lines of rrun
@@ -185,6 +191,8 @@ impl Command {
             Verb::Mounts(verb) => verb.run(global),
             Verb::Spec(verb) => verb.run(global),
             Verb::Features(verb) => verb.run(global),
+            Verb::Image(verb) => verb.run(global),
+            Verb::Images(verb) => verb.run(global),
             Verb::Overlay(verb) => verb.run(global),
             Verb::Completion(verb) => verb.run(global),
             Verb::Man(verb) => verb.run(global),
