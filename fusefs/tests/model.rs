@@ -370,6 +370,17 @@ fn remove(path: &Path) {
 }
 
 fn run(identity: Identity, layers: &Layers, lowers: usize, random: &mut Random) {
+    run_and(identity, layers, lowers, random, || ());
+}
+
+/// The same with something done after each step.
+fn run_and(
+    identity: Identity,
+    layers: &Layers,
+    lowers: usize,
+    random: &mut Random,
+    then: impl Fn(),
+) {
     let model = layers.merged().with_file_name("model");
     fs::create_dir(&model).unwrap();
     build(random, layers, lowers, &model, identity);
@@ -381,6 +392,7 @@ fn run(identity: Identity, layers: &Layers, lowers: usize, random: &mut Random) 
         let ours = perform(mounted.root(), &step);
         let theirs = perform(&model, &step);
         assert_eq!(ours, theirs, "step {number}: {step:?}");
+        then();
         compare(mounted.root(), &model, &format!("step {number}: {step:?}"));
         if random.below(40) == 0 {
             let before = numbers(mounted.root());
@@ -412,6 +424,20 @@ fn writes_that_the_kernel_gathers_end_the_same() {
     everywhere(|identity, stage| {
         let layers = Layers::new(stage, 2).with_writeback();
         run(identity, &layers, 2, &mut Random(seed | 1));
+    });
+}
+
+/// Whatever the kernel forgets meanwhile is found again, and is the same.
+#[test]
+fn what_the_kernel_forgets_is_the_same_afterwards() {
+    let seed = seed();
+    println!("RRUN_SEED={seed}");
+    everywhere(|identity, stage| {
+        if identity == Identity::Root {
+            // Dropping the kernel's caches is root's alone.
+            let forget = || fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+            run_and(identity, &Layers::new(stage, 2), 2, &mut Random(seed | 1), forget);
+        }
     });
 }
 

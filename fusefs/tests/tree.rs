@@ -282,3 +282,44 @@ fn many_threads_may_use_the_tree_at_once() {
         assert_eq!(&buffer, b"xxxx456789");
     }
 }
+
+/// The names of a copied hard link are one node, in whatever order they are found again.
+#[test]
+fn a_hard_link_stays_one_file_when_it_was_forgotten() {
+    for first in ["one", "two"] {
+        let (_stage, layers) = stage(1);
+        let path = layers.file(1, "d/one", "linked");
+        fs::hard_link(&path, layers.lower(1).join("d/two")).unwrap();
+        let tree = tree(&layers);
+        let folder = tree.lookup(Ino::ROOT, name("d")).unwrap().ino;
+        let one = tree.lookup(folder, name("one")).unwrap().ino;
+        assert_eq!(tree.lookup(folder, name("two")).unwrap().ino, one);
+        tree.write(one, 0, b"changed", false).unwrap();
+        tree.forget(one, 2);
+        tree.forget(folder, 1);
+
+        let folder = tree.lookup(Ino::ROOT, name("d")).unwrap().ino;
+        let second = if first == "one" { "two" } else { "one" };
+        let found = tree.lookup(folder, name(first)).unwrap().ino;
+        assert_eq!(tree.lookup(folder, name(second)).unwrap().ino, found, "{first} first");
+    }
+}
+
+/// Whoever has one name of a hard link open when it goes sees how many are left, though no other is known.
+#[test]
+fn names_that_nobody_knows_count() {
+    for is_copied in [false, true] {
+        let (_stage, layers) = stage(1);
+        let path = layers.file(1, "one", "linked");
+        for other in ["two", "three"] {
+            fs::hard_link(&path, layers.lower(1).join(other)).unwrap();
+        }
+        let tree = tree(&layers);
+        let one = tree.lookup(Ino::ROOT, name("one")).unwrap().ino;
+        if is_copied {
+            tree.write(one, 0, b"changed", false).unwrap();
+        }
+        tree.unlink(Ino::ROOT, name("one")).unwrap();
+        assert_eq!(tree.attr(one).unwrap().links, 2, "copied: {is_copied}");
+    }
+}

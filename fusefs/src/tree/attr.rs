@@ -147,7 +147,19 @@ impl State {
             attr.links = if self.lies_in_several(ino)? { 1 } else { attr.links };
         }
         match &self.table.get(ino)?.place() {
-            Place::Hidden(..) => attr.links = 0,
+            // Names that nobody has asked for may be left.
+            Place::Hidden(..) => {
+                let key = (self.table.get(ino)?.top(), stat.st_dev, stat.st_ino);
+                let removed = self.table.links.get(&key).map(|link| link.removed);
+                attr.links = removed.map_or(0, |removed| attr.links.saturating_sub(removed));
+            }
+            Place::Nameless(_) if attr.links > 0 => {
+                let index = &self.upper()?.index;
+                if let Some(name) = index.find_upper(stat.st_ino) {
+                    let links = i64::from(attr.links) + index.difference(&name)?;
+                    attr.links = u32::try_from(links).unwrap_or(0);
+                }
+            }
             Place::Nameless(_) | Place::Partial(..) | Place::Removed | Place::Upper => {}
             Place::Indexed(name) => {
                 let links = i64::from(attr.links) + self.upper()?.index.difference(name)?;

@@ -206,11 +206,15 @@ impl State {
         own: Ino,
     ) -> nix::Result<Ino> {
         let key = (top, stat.st_dev, stat.st_ino);
-        if let Some(link) = self.table.links.get(&key).copied() {
-            return Ok(self.link_to(key, link, own));
+        let known = self.table.links.get(&key).copied();
+        if let Some(link) = known.filter(|link| self.table.is_current(link.ino)) {
+            return Ok(link.ino);
         }
-        let (mut ino, mut removed) = (own, 0);
-        if let Some(indexed) = self.indexed_name(parent, name, top)? {
+        // Never seen, or forgotten since: other names of a copy may be known all the same.
+        let (mut ino, mut removed) = (own, known.map_or(0, |link| link.removed));
+        if known.is_none()
+            && let Some(indexed) = self.indexed_name(parent, name, top)?
+        {
             removed = self.upper()?.index.removed(&indexed);
         }
         if let Some(copied) = self.find_indexed(parent, name, top)? {
