@@ -65,7 +65,8 @@ fn events_tell_of_memory_and_end_with_the_container() {
     let id = sandbox.start(&bundle, "oom");
     let listener = sandbox.spawn(&["events", "--interval", "50ms", &id]);
     eventually("the first look", || listener.stdout_so_far().contains("\"type\":\"stats\""));
-    let hog = "x=$(head -c 33554432 /dev/zero | tr '\\0' a)";
+    // The kernel is to end what takes the memory, and while that ends nothing else.
+    let hog = "echo 1000 >/proc/self/oom_score_adj; x=$(head -c 33554432 /dev/zero | tr '\\0' a)";
     sandbox.rrun(&["exec", &id, "sh", "-c", hog]).exits(137);
     let oom = format!("{{\"type\":\"oom\",\"id\":\"{id}\"}}\n");
     eventually("word of the lack of memory", || listener.stdout_so_far().contains(&oom));
